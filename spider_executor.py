@@ -1,0 +1,1115 @@
+#!/usr/bin/env -S python3 -IS
+"""A task executor for Spider, in Python, on the standard library alone.
+
+Started without arguments, it serves one parent: it reads framed requests on stdin, loads native task packages
+`$SPIDER_TDL_PACKAGE_DIR/<package>/lib<package>.so`, calls their tasks, and writes framed responses to stdout. Its logs
+are JSON lines on stderr. The language is in protocol.py. Started with arguments, it is a command line; see `--help`.
+
+The way of a request, which is also the order of this file:
+
+    stdin -> Channel (one buffer, fixed in memory) -> protocol.locate_request (offsets) -> TdlPackageManager (a loaded
+    package) -> the task, called with pointers into the buffer -> the package's own buffer -> stdout -> free
+
+One request at a time, on the main thread. A program that wants to drive executors uses ExecutorHandle.
+"""
+
+from __future__ import annotations
+
+import _thread
+import ctypes
+import errno
+import faulthandler
+import fcntl
+import mmap
+import os
+import select
+import sys
+import time
+from ctypes import c_char, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_ulong, c_void_p
+from stat import S_ISDIR, S_ISREG
+from struct import Struct
+
+if __name__ == "__main__" and sys.flags.isolated:
+    # An isolated interpreter leaves the script's own directory out of its path.
+    sys.path.insert(0, os.path.dirname(__file__) or ".")
+
+import protocol
+from protocol import (
+    FAILURE,
+    FRAME_BODY_MAX,
+    FRAME_HEADER_SIZE,
+    RESPONSE_OVERHEAD,
+    SUCCESS,
+    DuplicatePackage,
+    ErrorPayloadDeserializationFailure,
+    ExecutorError,
+    Failure,
+    IncompatibleVersion,
+    InvalidLibrary,
+    InvalidUtf8,
+    PackageInitError,
+    ProtocolError,
+    SerializationError,
+    Success,
+    TaskError,
+    TdlError,
+    TruncatedError,
+    decode_tdl_error,
+    frame_end,
+    locate_request,
+    response_head,
+    response_tail,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple, Union
+
+    from protocol import Buffer
+    from protocol import Version as VersionNumbers
+
+__version__ = "0.1.0"
+
+# The version of the package ABI, which is Spider's executor's own version.
+ABI_VERSION = (0, 1, 0)
+PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
+
+# Every exit that is not a clean end of the input or a Shutdown.
+EXIT_FAILURE = 1
+
+_libc = ctypes.CDLL(None)
+_libc.dlopen.argtypes = [c_char_p, c_int]
+_libc.dlopen.restype = c_void_p
+_libc.dlsym.argtypes = [c_void_p, c_char_p]
+_libc.dlsym.restype = c_void_p
+_libc.dlclose.argtypes = [c_void_p]
+_libc.dlerror.restype = c_char_p
+_free = _libc.free
+_free.argtypes = [c_void_p]
+_free.restype = None
+
+
+# ------------------------------------------------------------------------------------------------------------------ logs
+
+ERROR, WARN, INFO, DEBUG, TRACE = 1, 2, 3, 4, 5
+_LEVELS = {"off": 0, "error": ERROR, "warn": WARN, "info": INFO, "debug": DEBUG, "trace": TRACE}
+_LEVELS.update((str(level), level) for level in range(6))
+_LOG_TARGET = "spider_task_executor"
+# A parent drops a line of more than 64 KiB; a character takes up to 12 bytes when it is escaped.
+_LOG_TEXT_MAX = 2000
+
+_JSON_ESCAPES = {code: "\\u%04x" % code for code in range(32)}
+_JSON_ESCAPES.update({ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", ord('"'): '\\"', ord("\\"): "\\\\"})
+
+
+def parse_log_filter(text: str) -> Tuple[int, List[str]]:
+    """Read a RUST_LOG filter: the level that holds for this program, and the directives that cannot be parsed."""
+    level, best, bad = ERROR, -1, []
+    for directive in filter(None, map(str.strip, text.split(","))):
+        target, has_level, name = directive.partition("=")
+        if not has_level and target.lower() in _LEVELS:
+            target, name = "", target
+        elif not has_level:
+            name = "trace"
+        name = name.strip().lower()
+        target = target.strip()
+        is_target = target.replace("_", "").replace("-", "").replace(":", "").isalnum()
+        if name not in _LEVELS or not (is_target or (not target and not has_level)):
+            bad.append(directive)
+        elif _LOG_TARGET.startswith(target) and len(target) >= best:
+            level, best = _LEVELS[name], len(target)
+    return level, bad
+
+
+class Log:
+    """JSON lines, one `write` each, to a descriptor that tasks do not know."""
+
+    def __init__(self, fd: int, level: int) -> None:
+        self.fd = fd
+        self.level = level
+
+    def error(self, message: str, **fields: object) -> None:
+        if self.level >= ERROR:
+            self._write("ERROR", message, fields)
+
+    def warn(self, message: str, **fields: object) -> None:
+        if self.level >= WARN:
+            self._write("WARN", message, fields)
+
+    def info(self, message: str, **fields: object) -> None:
+        if self.level >= INFO:
+            self._write("INFO", message, fields)
+
+    def debug(self, message: str, **fields: object) -> None:
+        if self.level >= DEBUG:
+            self._write("DEBUG", message, fields)
+
+    def notice(self, message: str, **fields: object) -> None:
+        """A warning that is written whatever the filter says: it is about the filter, or for a person."""
+        self._write("WARN", message, fields)
+
+    def _write(self, level: str, message: str, fields: Dict[str, object]) -> None:
+        seconds, nanoseconds = divmod(time.time_ns(), 1000000000)
+        shown = ['"message":' + _json(message)]
+        shown += ['"%s":%s' % (name, _json(value)) for name, value in fields.items()]
+        line = '{"timestamp":"%s.%06dZ","level":"%s","fields":{%s},"filename":"spider_executor.py","line_number":%d}\n' % (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)),
+            nanoseconds // 1000,
+            level,
+            ",".join(shown),
+            sys._getframe(2).f_lineno,
+        )
+        try:
+            # A lone surrogate, from a path that is not UTF-8, is valid in JSON as an escape.
+            _write_all(self.fd, line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # Nobody reads the logs any more; that is no reason to stop.
+
+
+def _json(value: object) -> str:
+    if isinstance(value, int):
+        return str(value)
+    text = str(value)
+    if len(text) > _LOG_TEXT_MAX:
+        text = text[:_LOG_TEXT_MAX] + "…"
+    return '"%s"' % text.translate(_JSON_ESCAPES)
+
+
+# --------------------------------------------------------------------------------------------------------------- channel
+
+
+class Channel:
+    """The pipes to the parent, and the buffer that requests are read into.
+
+    Only `take` makes one of a process's own stdin and stdout. `running` is the call that is under way, if any.
+    """
+
+    def __init__(self, input_fd: int, output_fd: int) -> None:
+        self.input_fd = input_fd
+        self.output_fd = output_fd
+        # Room for the largest frame; its pages cost nothing before they are used.
+        self.buffer = mmap.mmap(-1, FRAME_HEADER_SIZE + FRAME_BODY_MAX)
+        self.address = ctypes.addressof(c_char.from_buffer(self.buffer))
+        self.running: Optional[Callable[[], Any]] = None
+        self._limits: List[Any] = []
+
+    @classmethod
+    def take(cls) -> Channel:
+        """Make fd 0 and 1 the executor's own, under numbers that tasks do not use, and give tasks others.
+
+        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises OSError if one is closed.
+        """
+        channel = cls(_move_high(0), _move_high(1))
+        channel._limits = [_get_limit(resource) for resource in range(_RLIMIT_COUNT)]
+        for fd in (channel.input_fd, channel.output_fd):
+            try:
+                fcntl.fcntl(fd, _F_SETPIPE_SZ, 1 << 20)
+            except OSError:
+                pass  # Not a pipe, or more than an unprivileged user may have.
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        if null > 2:
+            os.close(null)
+        os.dup2(2, 1)
+        return channel
+
+    def requests(self) -> Iterator[Tuple[int, int]]:
+        """Read frames, and give each body's start and end in the buffer, until the input ends between two frames.
+
+        A body stays in place until the next one is asked for. Raises TruncatedError if the input ends inside a frame,
+        ProtocolError if a frame is too long, OSError.
+        """
+        buffer, input_fd = self.buffer, self.input_fd
+        view = memoryview(buffer)
+        whole = [view]
+        start = filled = 0
+        while True:
+            if filled - start >= FRAME_HEADER_SIZE:
+                end = frame_end(buffer, start)
+                if end <= filled:
+                    yield start + FRAME_HEADER_SIZE, end
+                    start = end
+                    if start == filled:
+                        start = filled = 0
+                    continue
+            if start:
+                view[: filled - start] = view[start:filled]
+                start, filled = 0, filled - start
+            try:
+                count = os.readv(input_fd, [view[filled:]] if filled else whole)
+            except BlockingIOError:
+                _wait(input_fd, select.POLLIN)
+                continue
+            if count == 0:
+                if filled:
+                    raise TruncatedError("expected the rest of a frame, found the end of the input %d bytes into it" % filled)
+                return
+            filled += count
+
+    def restore_limits(self) -> None:
+        """Undo what a task may have done to the resource limits, which would keep other packages from loading."""
+        for resource, limit in enumerate(self._limits):
+            _libc.setrlimit(resource, limit)
+
+    def send(self, head: bytes, data: Buffer, tail: bytes) -> None:
+        """Write a response from where its parts are. Raises OSError."""
+        parts = [memoryview(head), memoryview(data), memoryview(tail)]
+        while parts:
+            try:
+                count = os.writev(self.output_fd, parts)
+            except BlockingIOError:
+                _wait(self.output_fd, select.POLLOUT)
+                continue
+            while parts and count >= len(parts[0]):
+                count -= len(parts.pop(0))
+            if count:
+                parts[0] = parts[0][count:]
+
+
+_F_SETPIPE_SZ = 1031
+_RLIMIT_NOFILE = 7
+_RLIMIT_COUNT = 16
+# Above the descriptors that a program closes in a loop, if the limit on open files lets us go there.
+_HIGH_FD = 4000
+
+
+def _move_high(fd: int) -> int:
+    """Duplicate a descriptor to a high number, close-on-exec. Raises OSError if it is closed."""
+    limit = _get_limit(_RLIMIT_NOFILE)
+    soft, hard = limit
+    ceiling = min(hard, _HIGH_FD + 16)
+    if soft < ceiling:
+        # A descriptor stays valid when the limit goes back below its number.
+        _libc.setrlimit(_RLIMIT_NOFILE, (c_ulong * 2)(ceiling, hard))
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(3, min(_HIGH_FD, max(soft, ceiling) - 16)))
+    finally:
+        _libc.setrlimit(_RLIMIT_NOFILE, limit)
+
+
+def _get_limit(resource: int) -> Any:
+    limit = (c_ulong * 2)()
+    _libc.getrlimit(resource, limit)
+    return limit
+
+
+def _wait(fd: int, event: int) -> None:
+    """Wait until a descriptor that its owner made non-blocking is ready."""
+    poll = select.poll()
+    poll.register(fd, event)
+    poll.poll()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`. Raises OSError."""
+    while True:
+        try:
+            count = os.write(fd, data)
+        except BlockingIOError:
+            _wait(fd, select.POLLOUT)
+            continue
+        if count == len(data):
+            return
+        data = data[count:]
+
+
+# -------------------------------------------------------------------------------------------------------------- packages
+
+
+class _Version(ctypes.Structure):
+    _fields_ = [("major", c_uint32), ("minor", c_uint32), ("patch", c_uint32)]
+
+
+class _View(ctypes.Structure):
+    _fields_ = [("pointer", c_void_p), ("length", c_size_t)]
+
+
+class _CallResult(ctypes.Structure):
+    # Any byte but 0 is an error; c_bool would leave that to the compiler.
+    _fields_ = [("is_error", c_uint8), ("pointer", c_void_p), ("length", c_size_t)]
+
+
+_GET_VERSION = ctypes.CFUNCTYPE(_Version)
+_GET_NAME = ctypes.CFUNCTYPE(_View)
+_INIT = ctypes.CFUNCTYPE(_CallResult)
+_EXECUTE = ctypes.CFUNCTYPE(_CallResult, _View, _View, _View)
+
+# What a package returned, at any address: only as much of it is read as the package says is there.
+_Memory = c_char * (1 << 40)
+
+_RTLD_NOW, _RTLD_NOLOAD = 2, 4
+
+
+class TdlPackage:
+    """A native package: a shared library that exports the four functions of the package ABI.
+
+    `path` is the file, `name` what it declares (often, but not always, its directory's name), `version` the ABI
+    version that it was built for.
+    """
+
+    path: str
+    name: str
+    version: VersionNumbers
+
+    # How often the loader has kept a library that was refused. It knows a library by the spelling of its path, so
+    # another spelling makes it look at the file again.
+    _kept: Dict[bytes, int] = {}
+
+    @classmethod
+    def load(
+        cls, path: Union[str, bytes], before_init: Optional[Callable[[TdlPackage], None]] = None
+    ) -> TdlPackage:
+        """Load the library at `path` and run its init function; `before_init` may refuse it once its name is known.
+
+        Raises ExecutorError; the library is closed again then, so that a mended file can be loaded later.
+        """
+        package = cls()
+        file = os.fsencode(path)
+        package.path = _shown(file)
+        check_elf(file)
+        head, tail = os.path.split(file)
+        package._spelling = os.path.join(head, b"./" * cls._kept.get(file, 0) + tail)
+        package._handle = _libc.dlopen(package._spelling, _RTLD_NOW)
+        if not package._handle:
+            raise InvalidLibrary(package._loader_error())
+        try:
+            package.version = package._read_version()
+            package.name = package._read_name()
+            if before_init is not None:
+                before_init(package)
+            package._init()
+            package.call = _EXECUTE(package._require(b"__spider_tdl_package_execute"))
+        except ExecutorError:
+            if not package._close():
+                cls._kept[file] = cls._kept.get(file, 0) + 1
+            raise
+        return package
+
+    def execute(self, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> Union[Success, Failure]:
+        """Run a task on the calling thread. A task that fails is a Failure; one that crashes takes the process along."""
+        parts = (task_func.encode(), raw_ctx, raw_inputs)
+        result = self.call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
+        if result.is_error:
+            return Failure(_task_error(result).encode())
+        return Success(_take(result))
+
+    def _init(self) -> None:
+        address = _libc.dlsym(self._handle, b"__spider_tdl_package_init")
+        if address:
+            result = _INIT(address)()
+            if result.is_error:
+                raise _wrap_error(PackageInitError, result)
+            _release(result)
+
+    def _require(self, symbol: bytes) -> int:
+        address: Optional[int] = _libc.dlsym(self._handle, symbol)
+        if not address:
+            raise InvalidLibrary(self._loader_error())
+        return address
+
+    def _read_version(self) -> VersionNumbers:
+        found = _GET_VERSION(self._require(b"__spider_tdl_package_get_version"))()
+        version = (found.major, found.minor, found.patch)
+        significant = 2 if ABI_VERSION[0] == 0 else 1
+        if version[:significant] != ABI_VERSION[:significant]:
+            raise IncompatibleVersion(version, ABI_VERSION)
+        return version
+
+    def _read_name(self) -> str:
+        view = _GET_NAME(self._require(b"__spider_tdl_package_get_name"))()
+        if view.length and not view.pointer:
+            raise InvalidLibrary("%s: the declared name is a NULL pointer with length %d" % (self.path, view.length))
+        try:
+            return str(_read_memory(view), "utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidUtf8("%s: the declared name is not UTF-8: %s" % (self.path, error)) from None
+
+    def _loader_error(self) -> str:
+        """The loader's message for what just failed, with the file's name."""
+        message = _shown(_libc.dlerror() or b"the loader gave no reason")
+        return message if self.path in message else "%s: %s" % (self.path, message)
+
+    def _close(self) -> bool:
+        """Unload the library; returns whether the loader let go of it."""
+        _libc.dlclose(self._handle)
+        kept = _libc.dlopen(self._spelling, _RTLD_NOW | _RTLD_NOLOAD)
+        if kept:
+            _libc.dlclose(kept)
+        return not kept
+
+
+def _shown(path: bytes) -> str:
+    """A path, or a message with one in it, as text that can be sent."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _read_memory(view: Any) -> bytes:
+    return _Memory.from_address(view.pointer)[: view.length] if view.length else b""
+
+
+def _release(result: Any) -> None:
+    """Free what a package returned. A pointer with length 0 may dangle."""
+    if result.length:
+        _free(result.pointer)
+
+
+def _take(result: Any) -> bytes:
+    """Copy what a package returned, and free it. A NULL pointer is nothing, whatever its length."""
+    if not result.pointer:
+        return b""
+    data = _read_memory(result)
+    _release(result)
+    return data
+
+
+def _wrap_error(wrapper: Callable[[TdlError], ExecutorError], result: Any) -> ExecutorError:
+    """What a package returned as its error, in `wrapper` if it is a TdlError."""
+    data = _take(result)
+    try:
+        return wrapper(decode_tdl_error(data)[0])
+    except ProtocolError as error:
+        return ErrorPayloadDeserializationFailure("the package's error of %d bytes is not a TdlError: %s" % (len(data), error))
+
+
+class TdlPackageManager:
+    """The packages of one directory, each loaded when it is first asked for and kept until exit."""
+
+    def __init__(self, package_dir: Union[str, bytes]) -> None:
+        # Absolute now: a task may change the working directory.
+        self._package_dir = os.path.abspath(os.fsencode(package_dir))
+        self._by_request: Dict[str, TdlPackage] = {}
+        self._by_name: Dict[str, TdlPackage] = {}
+        self._by_file: Dict[Tuple[int, int], TdlPackage] = {}
+
+    def names(self) -> List[str]:
+        """The names that the loaded packages declare, in the order of loading."""
+        return list(self._by_name)
+
+    def get(self, name: str) -> Optional[TdlPackage]:
+        """The package that was loaded when `name` was asked for, or None."""
+        return self._by_request.get(name)
+
+    def load(self, name: str) -> TdlPackage:
+        """The package in `<package_dir>/<name>/lib<name>.so`, loaded the first time. Raises ExecutorError.
+
+        Two names that lead to one file are one package; two files that declare one name are a DuplicatePackage. A
+        failure is not remembered.
+        """
+        package = self._by_request.get(name)
+        if package is not None:
+            return package
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise InvalidLibrary(
+                "%s: expected the name of a directory in it as the package, found %s" % (_shown(self._package_dir), ascii(name))
+            )
+        encoded = name.encode()
+        path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
+        try:
+            status = os.stat(path)
+        except OSError:
+            file_id = (0, 0)  # The loader says why, and registers nothing.
+        else:
+            file_id = (status.st_dev, status.st_ino)
+        package = self._by_file.get(file_id)
+        if package is None:
+            package = TdlPackage.load(path, self._refuse_duplicate)
+            self._by_name[package.name] = self._by_file[file_id] = package
+        self._by_request[name] = package
+        return package
+
+    def _refuse_duplicate(self, package: TdlPackage) -> None:
+        if package.name in self._by_name:
+            raise DuplicatePackage(package.name)
+
+
+# https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html: class, byte order | type, machine, program headers'
+# offset, their size and number | of each: type, offset and size in the file.
+_ELF_HEADER = Struct("<4sBB10xHHIQQQIHHH")
+_ELF_SEGMENT = Struct("<I4xQ16xQ16x")
+_ELF_CLASSES = {1: "32-bit", 2: "64-bit"}
+_ELF_MACHINES = {3: "x86", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+
+
+def check_elf(path: bytes) -> None:
+    """Refuse a library for another machine, and one that is cut short, which would kill the process in the loader.
+
+    What else is wrong with a file, its absence included, is left to the loader, which says it well. Raises InvalidLibrary.
+    """
+    try:
+        # A FIFO must not hold us up.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        problem = _elf_problem(fd)
+    finally:
+        os.close(fd)
+    if problem:
+        raise InvalidLibrary("%s: %s" % (_shown(path), problem))
+
+
+def _elf_problem(fd: int) -> Optional[str]:
+    status = os.fstat(fd)
+    if not S_ISREG(status.st_mode):
+        return "expected a shared library, found a %s" % ("directory" if S_ISDIR(status.st_mode) else "special file")
+    header = os.pread(fd, _ELF_HEADER.size, 0)
+    if len(header) < _ELF_HEADER.size:
+        return "file too short: expected an ELF shared library, found %d bytes" % status.st_size
+    magic, elf_class, order, _, machine, _, _, segments_at, _, _, _, segment_size, segment_count = _ELF_HEADER.unpack(header)
+    if magic != b"\x7fELF":
+        return "invalid ELF header: expected an ELF shared library, found a file that begins with %s" % header[:4].hex()
+    here = os.uname().machine
+    if here not in ("x86_64", "aarch64"):
+        return None
+    if elf_class != 2 or order != 1 or _ELF_MACHINES.get(machine) != here:
+        return "built for another machine: expected 64-bit %s, found %s %s" % (
+            here,
+            _ELF_CLASSES.get(elf_class, "class %d" % elf_class),
+            _ELF_MACHINES.get(machine, "machine %d" % machine),
+        )
+    ends = [segments_at + segment_size * segment_count]
+    segments = os.pread(fd, segment_size * segment_count, segments_at)
+    for at in range(0, len(segments) - _ELF_SEGMENT.size + 1, max(segment_size, _ELF_SEGMENT.size)):
+        _, offset, size = _ELF_SEGMENT.unpack_from(segments, at)
+        ends.append(offset + size)
+    if max(ends) > status.st_size:
+        return "file cut short: expected at least %d bytes, found %d; copy it again" % (max(ends), status.st_size)
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------- serve
+
+# A call is kept by the names of its package and task. The parent chooses these, so their number and size have bounds.
+_CALLS_MAX = 16384
+_LABEL_MAX = 256
+
+# Outputs up to this size are written together with what is around them; larger ones from where they are.
+_COPY_MAX = 4096
+_DATA_MAX = FRAME_BODY_MAX - RESPONSE_OVERHEAD
+
+_set_views = Struct("PNPNPN").pack_into
+
+
+def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
+    """Answer requests, in order, until Shutdown or the end of the input.
+
+    Raises ProtocolError if the input is not the protocol and OSError if the channel breaks: the parent and we no longer
+    agree, or it is gone, so there is no reply.
+    """
+    buffer, address, output_fd = channel.buffer, channel.address, channel.output_fd
+    views = bytearray(3 * ctypes.sizeof(_View))
+    arguments = tuple((_View * 3).from_buffer(views))
+    calls: Dict[Tuple[str, str], Callable[[], Any]] = {}
+    log_requests = log.level >= DEBUG
+    monotonic_ns = time.monotonic_ns
+
+    for start, end in channel.requests():
+        request = locate_request(buffer, start, end)
+        if request is None:
+            log.info("Received shutdown request.")
+            return
+        package, task, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = request
+        if inputs_at + inputs_size != end:
+            log.warn("Ignored bytes behind the request.", package=package, task=task, size=end - inputs_at - inputs_size)
+
+        started = monotonic_ns()
+        try:
+            call = calls.get((package, task))
+            if call is None:
+                call = _prepare(channel, manager, log, package, task, arguments)
+                if len(package) + len(task) <= _LABEL_MAX:
+                    if len(calls) == _CALLS_MAX:
+                        calls.clear()
+                    calls[package, task] = call
+            _set_views(
+                views, 0, address + task_at, task_size, address + ctx_at, ctx_size, address + inputs_at, inputs_size
+            )
+            channel.running = call
+            result = call()
+            channel.running = None
+            if result.is_error:
+                raise _wrap_error(TaskError, result)
+            size, pointer = result.length, result.pointer
+            if size and not pointer:
+                raise TaskError(SerializationError("the task returned a NULL pointer as outputs of %d bytes" % size))
+            if size > _DATA_MAX:
+                _free(pointer)
+                raise _too_large("outputs", size, package, task, log)
+        except ExecutorError as error:
+            data = error.encode()
+            if len(data) > _DATA_MAX:
+                data = _too_large("an error", len(data), package, task, log).encode()
+            elapsed_us = (monotonic_ns() - started) // 1000
+            outcome, size = type(error).__name__, len(data)
+            channel.send(response_head(FAILURE, size), data, response_tail(elapsed_us))
+        else:
+            elapsed_us = (monotonic_ns() - started) // 1000
+            outcome = "Success"
+            if size <= _COPY_MAX:
+                outputs = _Memory.from_address(pointer)[:size] if size else b""
+                _write_all(output_fd, response_head(SUCCESS, size) + outputs + response_tail(elapsed_us))
+            else:
+                outputs = memoryview(_Memory.from_address(pointer))[:size]
+                channel.send(response_head(SUCCESS, size), outputs, response_tail(elapsed_us))
+            if size:
+                _free(pointer)
+        if log_requests:
+            log.debug(
+                "Request answered.",
+                package=package,
+                task=task,
+                ctx_size=ctx_size,
+                inputs_size=inputs_size,
+                outcome=outcome,
+                response_size=size,
+                elapsed_us=elapsed_us,
+            )
+
+
+def _too_large(what: str, size: int, package: str, task: str, log: Log) -> TaskError:
+    """The error in place of what no response can carry."""
+    log.warn("A response was replaced: too large.", package=package, task=task, size=size, limit=_DATA_MAX)
+    return TaskError(
+        SerializationError("the task returned %s of %d bytes; a response holds at most %d" % (what, size, _DATA_MAX))
+    )
+
+
+def _prepare(
+    channel: Channel, manager: TdlPackageManager, log: Log, package: str, task: str, arguments: Tuple[Any, ...]
+) -> Callable[[], Any]:
+    """A task's call, with the arguments that are in place when it is made; loads the package if need be.
+
+    Raises ExecutorError.
+    """
+    loaded = manager.get(package)
+    if loaded is None:
+        channel.restore_limits()
+        channel.running = _named("%s (loading)" % package[:_LABEL_MAX], manager.load, (package,))
+        try:
+            loaded = channel.running()
+        finally:
+            channel.running = None
+        log.info("Package loaded.", package=loaded.name, version="%d.%d.%d" % loaded.version, path=loaded.path)
+        if loaded.name != package:
+            log.warn("The package declares another name than its directory.", package=loaded.name, directory=package)
+    return _named("%s::%s" % (package[:_LABEL_MAX], task[:_LABEL_MAX]), loaded.call, arguments)
+
+
+def _call(function: Callable[..., Any], arguments: Tuple[Any, ...]) -> Any:
+    return function(*arguments)
+
+
+def _named(label: str, function: Callable[..., Any], arguments: Tuple[Any, ...]) -> Callable[[], Any]:
+    """A call of `function` whose frame is called `label`: that is how the report of a crash names the task."""
+    return type(_call)(_call.__code__.replace(co_name=label), {}, label, (function, arguments))
+
+
+# --------------------------------------------------------------------------------------------------------------- process
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_VOID_FUNCTION = ctypes.CFUNCTYPE(None)
+_EXIT_FUNCTION = ctypes.CFUNCTYPE(None, c_int, c_void_p)
+_SIGINT, _SIG_DFL, _SIG_IGN = 2, None, 1
+_IONBF = 2
+
+
+def serve_process() -> NoReturn:
+    """Serve on this process's stdin and stdout, and end the process: 0 after Shutdown or the end of the input, else 1.
+
+    The process is the executor's own: it takes descriptors 0 and 1, the handlers of signals and the end of the process.
+    """
+    level, unreadable = parse_log_filter(os.environ.get("RUST_LOG", ""))
+    log = Log(_take_stderr(), level)
+    log.info("Executor starts.")
+    for directive in unreadable:
+        log.notice("RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive.", directive=directive)
+
+    status = EXIT_FAILURE
+    pid = os.getpid()
+    process = None
+    try:
+        if os.isatty(0):
+            log.notice("Waiting for requests from a Spider execution manager on stdin; for people there is --help.")
+        manager = TdlPackageManager(_package_dir())
+        channel = Channel.take()
+        process = _Process(channel, log)
+        serve(channel, manager, log)
+        log.info("Executor exits.")
+        status = 0
+    except Exception as error:
+        if os.getpid() != pid:
+            log.error("A process that a task forked returned into the executor; it was ended.", parent=pid)
+            os._exit(EXIT_FAILURE)
+        log.error(_reason(error), err=str(error) or type(error).__name__)
+    if process is not None:
+        process.ending = True
+    # Not Python's own exit: packages' destructors and atexit handlers must run, Python's tidying up need not.
+    _libc.exit(status)
+    raise AssertionError("exit returned")
+
+
+class _StartError(Exception):
+    """The executor cannot start as it was called."""
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, for the log."""
+    if isinstance(error, _StartError):
+        return "The executor cannot start."
+    if isinstance(error, ProtocolError):
+        return "The input is not what the protocol says."
+    if isinstance(error, BrokenPipeError):
+        return "The parent no longer reads responses."
+    if isinstance(error, OSError):
+        return "The connection to the parent broke."
+    if isinstance(error, MemoryError):
+        return "Out of memory."
+    return "Internal error in line %d; please report it." % _line_of(error)
+
+
+def _line_of(error: Exception) -> int:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_lineno if trace is not None else 0
+
+
+def _take_stderr() -> int:
+    """A descriptor for the logs that a task does not hit, or one that leads nowhere if stderr is closed."""
+    try:
+        return _move_high(2)
+    except OSError:
+        # Fill the gap, so that no other file becomes fd 2.
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != 2:
+            os.dup2(null, 2)
+        return 2
+
+
+def _package_dir() -> bytes:
+    """The directory that the environment names. Raises _StartError."""
+    path = os.environb.get(PACKAGE_DIR_VARIABLE.encode())
+    if not path:
+        problem = "it is empty" if path == b"" else "it is not set"
+    elif not os.path.isdir(path):
+        problem = "found %s" % _shown(path)
+    else:
+        return path
+    raise _StartError("%s: expected the directory of the task packages, %s" % (PACKAGE_DIR_VARIABLE, problem))
+
+
+class _Process:
+    """What guards the process while tasks run in it; made before any package is loaded."""
+
+    def __init__(self, channel: Channel, log: Log) -> None:
+        self.channel = channel
+        self.log = log
+        self.pid = os.getpid()
+        self.ending = False
+        faulthandler.enable(log.fd, all_threads=True)
+        self._set_native_defaults()
+        # The callbacks live as long as the process.
+        self._callbacks = (_EXIT_FUNCTION(self._exiting), _VOID_FUNCTION(self._forked))
+        _libc.on_exit(self._callbacks[0], None)
+        self._guard_forks()
+        try:
+            _thread.start_new_thread(self._watch, ())
+        except RuntimeError as error:
+            log.warn("No thread to notice that the parent is gone while a task runs.", err=error)
+
+    def _set_native_defaults(self) -> None:
+        # Python's handler of SIGINT cannot run while native code does.
+        _libc.signal.restype = c_void_p
+        _libc.signal.argtypes = [c_int, c_void_p]
+        if _libc.signal(_SIGINT, _SIG_DFL) == _SIG_IGN:
+            _libc.signal(_SIGINT, _SIG_IGN)
+        # What a task has printed must survive its crash.
+        _libc.setvbuf(c_void_p.in_dll(_libc, "stdout"), None, _IONBF, 0)
+        # Keep a task's large buffers in the process, rather than fault them in again for each task. glibc only.
+        if hasattr(_libc, "mallopt"):
+            _libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+            _libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
+
+    def _guard_forks(self) -> None:
+        """Have forked children close the channel: they must neither answer nor keep its pipes open."""
+        # The thread that forks takes Python's lock first and gives it back after, in the parent and in the child: no
+        # other thread can then hold it in the moment of the fork, which would leave it locked in the child for good.
+        take = ctypes.cast(ctypes.pythonapi.PyGILState_Ensure, c_void_p)
+        give = ctypes.cast(ctypes.pythonapi.PyEval_SaveThread, c_void_p)
+        register = _libc["__register_atfork"]
+        register(take, give, ctypes.cast(self._callbacks[1], c_void_p), None)
+        register(None, None, give, None)
+
+    def _forked(self) -> None:
+        os.close(self.channel.input_fd)
+        os.close(self.channel.output_fd)
+
+    def _exiting(self, status: int, _: object) -> None:
+        """Runs when something calls `exit`: if it was not the executor, that must not look like a clean end."""
+        if self.ending or os.getpid() != self.pid:
+            return
+        self.log.error("exit(%d) was called by native code." % status, task=self._running())
+        _libc.fflush(None)
+        os._exit(EXIT_FAILURE)
+
+    def _watch(self) -> None:
+        """End the process if a task runs on although the parent has closed its end of stdout.
+
+        The main thread notices by itself at any other time. A closed stdin says nothing: the reply may still be wanted.
+        """
+        poll = select.poll()
+        poll.register(self.channel.output_fd, 0)
+        while True:
+            poll.poll()
+            if self.channel.running is not None:
+                self.log.error("The parent is gone while a task runs.", task=self._running())
+                os._exit(EXIT_FAILURE)
+            time.sleep(0.1)
+
+    def _running(self) -> str:
+        call = self.channel.running
+        return "none" if call is None else call.__code__.co_name
+
+
+# ------------------------------------------------------------------------------------------------------- the parent's side
+
+
+class TaskSuccess(protocol.Record):
+    """The task returned: `outputs` are its values, decoded; `elapsed_us` the executor's time for it."""
+
+    __slots__ = ("outputs", "elapsed_us")
+
+    def __init__(self, outputs: List[Any], elapsed_us: int) -> None:
+        self.outputs = outputs
+        self.elapsed_us = elapsed_us
+
+
+class TaskFailure(protocol.Record):
+    """The task failed or could not be run; the executor lives on."""
+
+    __slots__ = ("error", "elapsed_us")
+
+    def __init__(self, error: ExecutorError, elapsed_us: int) -> None:
+        self.error = error
+        self.elapsed_us = elapsed_us
+
+
+class TaskTimeout(protocol.Record):
+    """There was no reply within `seconds`; the executor was killed."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class TaskCrash(protocol.Record):
+    """The executor ended without a reply: `exit_code` says how, or `signal` names what killed it."""
+
+    __slots__ = ("exit_code", "signal")
+
+    def __init__(self, exit_code: Optional[int], signal: Optional[str]) -> None:
+        self.exit_code = exit_code
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return "killed by %s" % self.signal if self.signal else "exit code %s" % self.exit_code
+
+
+if TYPE_CHECKING:
+    Outcome = Union[TaskSuccess, TaskFailure, TaskTimeout, TaskCrash]
+
+
+class ExecutorGone(RuntimeError):
+    """The handle's executor has ended, so it can run nothing more. Spawn another."""
+
+
+# How long an executor may take to end once its streams are closed, in seconds.
+_END_TIMEOUT = 5.0
+
+
+class ExecutorHandle:
+    """An executor process, driven from Python: one request at a time, no thread.
+
+    A context manager; on leaving it the process has ended and its pipes are closed.
+    """
+
+    def __init__(
+        self,
+        package_dir: Union[str, bytes],
+        command: Optional[Sequence[str]] = None,
+        env: Optional[Dict[str, str]] = None,
+        stderr: Any = None,
+    ) -> None:
+        """Spawn `command` (this program, if None) with `env` (this process's own, if None) and the package directory.
+
+        `stderr` is where the logs go, as `subprocess.Popen` takes it; None leaves them on this process's stderr.
+        """
+        import subprocess
+
+        environment = dict(os.environ if env is None else env)
+        environment[PACKAGE_DIR_VARIABLE] = os.fsdecode(package_dir)
+        self._process = subprocess.Popen(
+            list(command) if command is not None else own_command(),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        os.set_blocking(self._input.fileno(), False)
+        os.set_blocking(self._output.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr(self) -> Any:
+        """The reading end of the logs, if `stderr` was `subprocess.PIPE`."""
+        return self._process.stderr
+
+    def execute(
+        self,
+        package: str,
+        task_func: str,
+        *values: Any,
+        timeout: Optional[float] = None,
+        context: Optional[protocol.TaskContext] = None,
+    ) -> Outcome:
+        """Run a task with `values` as its inputs (see `protocol.pack`), for at most `timeout` seconds.
+
+        After a timeout or a crash the handle is of no more use. Raises ProtocolError if a value cannot be sent or the
+        reply cannot be read, ExecutorGone.
+        """
+        raw_ctx = (protocol.TaskContext() if context is None else context).encode()
+        response = self.request(protocol.Execute(package, task_func, raw_ctx, protocol.pack_values(*values)), timeout)
+        if not isinstance(response, protocol.Result):
+            return response
+        if isinstance(response.outcome, Failure):
+            return TaskFailure(protocol.decode_executor_error(response.outcome.error)[0], response.elapsed_us)
+        return TaskSuccess(protocol.unpack_values(response.outcome.outputs), response.elapsed_us)
+
+    def request(
+        self, request: protocol.Execute, timeout: Optional[float] = None
+    ) -> Union[protocol.Result, TaskTimeout, TaskCrash]:
+        """Send a request as it is and read the response as it is; otherwise like `execute`."""
+        frame = protocol.encode_frame(protocol.encode_request(request))
+        if self._process.returncode is not None:
+            raise ExecutorGone("executor %d has ended: %s" % (self.pid, self._ending()))
+        try:
+            return self._exchange(frame, timeout)
+        except BaseException:
+            self._kill()
+            raise
+
+    def _exchange(self, frame: bytes, timeout: Optional[float]) -> Union[protocol.Result, TaskTimeout, TaskCrash]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        input_fd, output_fd = self._input.fileno(), self._output.fileno()
+        unsent = memoryview(frame)
+        received = bytearray()
+        end = FRAME_HEADER_SIZE
+        poll = select.poll()
+        poll.register(output_fd, select.POLLIN)
+        poll.register(input_fd, select.POLLOUT)
+        while len(received) < end:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            events = poll.poll(remaining)
+            if not events:
+                self._kill()
+                return TaskTimeout(timeout or 0.0)
+            for fd, _ in events:
+                if fd == input_fd:
+                    try:
+                        unsent = unsent[os.write(input_fd, unsent) :]
+                    except BrokenPipeError:
+                        unsent = unsent[:0]  # It has ended, or will not read on; what it has to say is in its output.
+                    if not unsent:
+                        poll.unregister(input_fd)
+                else:
+                    chunk = os.read(output_fd, 1 << 20)
+                    if not chunk:
+                        return self._crash()
+                    received += chunk
+                    if len(received) >= FRAME_HEADER_SIZE:
+                        end = frame_end(received, 0)
+        if len(received) > end:
+            raise ProtocolError("expected one response, found %d bytes behind it" % (len(received) - end))
+        return protocol.decode_response(received, FRAME_HEADER_SIZE, end)[0]
+
+    def shutdown(self, timeout: float = _END_TIMEOUT) -> int:
+        """Ask the executor to exit, and wait; returns its exit code (negative: the signal that ended it)."""
+        if self._process.returncode is None:
+            try:
+                os.write(self._input.fileno(), protocol.encode_frame(protocol.encode_request(protocol.Shutdown())))
+            except BrokenPipeError:
+                pass
+        self.close(timeout)
+        return self._process.returncode
+
+    def close(self, timeout: float = _END_TIMEOUT) -> None:
+        """Close the pipes and wait for the executor to end; kill it if it has not after `timeout` seconds."""
+        import subprocess
+
+        self._input.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def __enter__(self) -> ExecutorHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _crash(self) -> TaskCrash:
+        """Wait for the process that has closed its stdout."""
+        import subprocess
+
+        try:
+            self._process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._kill()
+        return self._ending()
+
+    def _ending(self) -> TaskCrash:
+        import signal
+
+        code = self._process.returncode
+        if code is not None and code < 0:
+            try:
+                return TaskCrash(None, signal.Signals(-code).name)
+            except ValueError:
+                return TaskCrash(None, "signal %d" % -code)
+        return TaskCrash(code, None)
+
+
+def own_command() -> List[str]:
+    """The command that starts this program as an executor."""
+    return [sys.executable, "-IS", os.path.abspath(__file__)]
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Serve if there are no arguments, else run a command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        serve_process()
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    sys.exit(main())
