@@ -35,10 +35,10 @@ fi
 qemu=$(command -v qemu-aarch64-static)
 
 # ---- the root: Debian's arm64 packages, unpacked --------------------------------------------------------------------
-packages='python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libffi8 zlib1g libexpat1 libgcc-s1
-libbz2-1.0 liblzma5 libssl3 libstdc++6'
+packages="python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libffi8 zlib1g libexpat1 libgcc-s1 \
+libbz2-1.0 liblzma5 libssl3 libstdc++6"
 if [ "$(cat "$root/.packages" 2>/dev/null)" != "$packages" ]; then
-    say "fetching Debian's arm64 packages:" $packages
+    say "fetching Debian's arm64 packages: $packages"
     apt=$out/apt
     rm -rf "$root" "$apt"
     mkdir -p "$root" "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/debs"
@@ -103,10 +103,10 @@ with open(sys.argv[1], "rb") as file:
 SCRIPT
 )
 if [ "$(cat "$site/.requirements" 2>/dev/null)" != "$requirements" ]; then
-    say "installing" $requirements
+    say "installing pytest"
     rm -rf "$site"
     printf '%s\n' "$requirements" >"$out/requirements.txt"
-    $PIP install --quiet --disable-pip-version-check --root-user-action=ignore --target "$site" \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $PIP install --quiet --target "$site" \
         --python-version 3.11 --only-binary=:all: --requirement "$out/requirements.txt" ||
         fail "'$PIP' cannot install the test group; set PIP to a pip of CPython 3.8 or later"
     printf '%s\n' "$requirements" >"$site/.requirements"
