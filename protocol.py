@@ -28,9 +28,10 @@ from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Type, Union
+    from mmap import mmap
+    from typing import Any, Iterable, Iterator, Tuple, Union
 
-    Buffer = Union[bytes, bytearray, memoryview]
+    Buffer = Union[bytes, bytearray, memoryview, mmap]
     Version = Tuple[int, int, int]
 
 FRAME_HEADER_SIZE = 4
@@ -44,8 +45,8 @@ SUCCESS, FAILURE = 0, 1
 # What a response's body holds around the outputs or the error: two tags, a length, the elapsed time.
 RESPONSE_OVERHEAD = 24
 
-# The nesting limit of rmp-serde.
-MSGPACK_DEPTH_MAX = 1024
+# How many containers rmp-serde reads inside one another.
+MSGPACK_DEPTH_MAX = 1023
 
 _BE_U32 = Struct(">I")
 _LE_U32 = Struct("<I")
@@ -62,12 +63,12 @@ class TruncatedError(ProtocolError, EOFError):
     """Bytes that are right as far as they go, but end too soon."""
 
 
-class _Record:
+class Record:
     """A value with named fields, compared and shown by them."""
 
-    __slots__: Tuple[str, ...] = ()
+    __slots__: tuple[str, ...] = ()
 
-    def _fields(self) -> Tuple[Any, ...]:
+    def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self.__slots__)
 
     def __eq__(self, other: object) -> bool:
@@ -77,17 +78,17 @@ class _Record:
         return hash((type(self), self._fields()))
 
     def __repr__(self) -> str:
-        fields = ", ".join("%s=%r" % (name, getattr(self, name)) for name in self.__slots__)
-        return "%s(%s)" % (type(self).__name__, fields)
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
 
 
-# ---------------------------------------------------------------------------------------------------------------- frames
+# --------------------------------------------------------------------------------------------------------------- frames
 
 
 def encode_frame(body: Buffer) -> bytes:
     """Put the length in front of `body`. Raises ProtocolError if the body is larger than FRAME_BODY_MAX."""
     if len(body) > FRAME_BODY_MAX:
-        raise ProtocolError("a frame's body holds at most %d bytes, not %d" % (FRAME_BODY_MAX, len(body)))
+        raise ProtocolError(f"a frame's body holds at most {FRAME_BODY_MAX} bytes, not {len(body)}")
     return b"".join((_BE_U32.pack(len(body)), body))
 
 
@@ -99,12 +100,12 @@ def frame_end(buffer: Buffer, offset: int) -> int:
     (length,) = _BE_U32.unpack_from(buffer, offset)
     if length > FRAME_BODY_MAX:
         raise ProtocolError(
-            "expected a frame of at most %d bytes, found an announced length of %d" % (FRAME_BODY_MAX, length)
+            f"expected a frame of at most {FRAME_BODY_MAX} bytes, found an announced length of {length}"
         )
     return offset + FRAME_HEADER_SIZE + int(length)
 
 
-def decode_frame(buffer: Buffer, offset: int = 0) -> Tuple[bytes, int]:
+def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     """Read one frame; returns its body and the offset behind it.
 
     Raises TruncatedError if the frame is not complete yet, ProtocolError if it announces too long a body.
@@ -114,22 +115,22 @@ def decode_frame(buffer: Buffer, offset: int = 0) -> Tuple[bytes, int]:
     end = frame_end(buffer, offset)
     start = offset + FRAME_HEADER_SIZE
     if end > len(buffer):
-        raise _truncated("a frame body of %d bytes" % (end - start), len(buffer) - start, start)
+        raise _truncated(f"a frame body of {end - start} bytes", len(buffer) - start, start)
     return bytes(buffer[start:end]), end
 
 
 def _truncated(expected: str, found: int, offset: int) -> TruncatedError:
-    return TruncatedError("expected %s, found the end after %d bytes at offset %d" % (expected, found, offset))
+    return TruncatedError(f"expected {expected}, found the end after {found} bytes at offset {offset}")
 
 
 def _unexpected(expected: str, found: str, offset: int) -> ProtocolError:
-    return ProtocolError("expected %s, found %s at offset %d" % (expected, found, offset))
+    return ProtocolError(f"expected {expected}, found {found} at offset {offset}")
 
 
-# -------------------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------------------- requests
 
 
-class Execute(_Record):
+class Execute(Record):
     """Request to run `task_func` of `package` with a context and a payload of inputs."""
 
     __slots__ = ("package", "task_func", "raw_ctx", "raw_inputs")
@@ -141,13 +142,13 @@ class Execute(_Record):
         self.raw_inputs = raw_inputs
 
 
-class Shutdown(_Record):
+class Shutdown(Record):
     """Request to exit, which is not answered."""
 
     __slots__ = ()
 
 
-def encode_request(request: Union[Execute, Shutdown]) -> bytes:
+def encode_request(request: Execute | Shutdown) -> bytes:
     """The body of a request. Raises ProtocolError if a name holds a lone surrogate."""
     if isinstance(request, Shutdown):
         return _LE_U32.pack(SHUTDOWN)
@@ -166,19 +167,16 @@ def encode_request(request: Union[Execute, Shutdown]) -> bytes:
     )
 
 
-def locate_request(
-    buffer: Buffer, offset: int, end: int
-) -> Optional[Tuple[str, str, int, int, int, int, int, int]]:
+def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[str, str, int, int, int, int, int, int] | None:
     """Find the fields of the request between `offset` and `end`, copying only the two names.
 
     Returns None for Shutdown. For Execute: package, task_func, the task's offset and size in bytes, the same of raw_ctx
     and of raw_inputs. The request ends where raw_inputs ends; bytes from there to `end` are not part of it.
     """
-    if end - offset < 12:
-        return _locate_short_request(buffer, offset, end)
-    tag, package_size = _TAG_AND_LENGTH.unpack_from(buffer, offset)
-    if tag != EXECUTE:
-        return _locate_short_request(buffer, offset, end)
+    if end - offset < 12 or _LE_U32.unpack_from(buffer, offset)[0] != EXECUTE:
+        _check_shutdown(buffer, offset, end)
+        return None
+    (package_size,) = _LE_U64.unpack_from(buffer, offset + 4)
 
     package_at = offset + 12
     length_at = package_at + package_size
@@ -211,28 +209,26 @@ def locate_request(
     return package, task_func, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
 
 
-def _locate_short_request(buffer: Buffer, offset: int, end: int) -> None:
-    """The requests that are not a complete head of Execute: Shutdown, or an error."""
+def _check_shutdown(buffer: Buffer, offset: int, end: int) -> None:
+    """Raise unless this is Shutdown."""
     if end - offset < 4:
         raise _truncated("a request tag of 4 bytes", end - offset, offset)
     (tag,) = _LE_U32.unpack_from(buffer, offset)
     if tag == EXECUTE:
         raise _truncated("the length of package (8 bytes)", end - offset - 4, offset + 4)
     if tag != SHUTDOWN:
-        raise _unexpected("request tag 0 (Execute) or 1 (Shutdown)", "tag %d" % tag, offset)
+        raise _unexpected("request tag 0 (Execute) or 1 (Shutdown)", f"tag {tag}", offset)
 
 
-def _field_truncated(buffer: Buffer, at: int, end: int, name: str, following: Optional[str]) -> TruncatedError:
+def _field_truncated(buffer: Buffer, at: int, end: int, name: str, following: str | None) -> TruncatedError:
     """The error for the field `name` at `at`, or for the length of the field that follows it, behind `end`."""
     (size,) = _LE_U64.unpack_from(buffer, at - 8)
     if size > end - at or following is None:
-        return _truncated("%s of %d bytes" % (name, size), end - at, at)
-    return _truncated("the length of %s (8 bytes)" % following, end - at - size, at + size)
+        return _truncated(f"{name} of {size} bytes", end - at, at)
+    return _truncated(f"the length of {following} (8 bytes)", end - at - size, at + size)
 
 
-def decode_request(
-    buffer: Buffer, offset: int = 0, end: Optional[int] = None
-) -> Tuple[Union[Execute, Shutdown], int]:
+def decode_request(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Execute | Shutdown, int]:
     """Read one request body; returns the request and the offset behind it."""
     end = len(buffer) if end is None else end
     fields = locate_request(buffer, offset, end)
@@ -240,16 +236,14 @@ def decode_request(
         return Shutdown(), offset + 4
     package, task_func, _, _, ctx_at, ctx_size, inputs_at, inputs_size = fields
     behind = inputs_at + inputs_size
-    request = Execute(
-        package, task_func, bytes(buffer[ctx_at : ctx_at + ctx_size]), bytes(buffer[inputs_at:behind])
-    )
+    request = Execute(package, task_func, bytes(buffer[ctx_at : ctx_at + ctx_size]), bytes(buffer[inputs_at:behind]))
     return request, behind
 
 
-# ------------------------------------------------------------------------------------------------------------- responses
+# ------------------------------------------------------------------------------------------------------------ responses
 
 
-class Success(_Record):
+class Success(Record):
     """Outcome of a task that returned: `outputs` is its payload."""
 
     __slots__ = ("outputs",)
@@ -258,7 +252,7 @@ class Success(_Record):
         self.outputs = outputs
 
 
-class Failure(_Record):
+class Failure(Record):
     """Outcome of a task that failed or could not be run: `error` is an ExecutorError in msgpack."""
 
     __slots__ = ("error",)
@@ -267,12 +261,12 @@ class Failure(_Record):
         self.error = error
 
 
-class Result(_Record):
+class Result(Record):
     """Response to Execute; `elapsed_us` is the time that the request took in the executor, in whole microseconds."""
 
     __slots__ = ("outcome", "elapsed_us")
 
-    def __init__(self, outcome: Union[Success, Failure], elapsed_us: int) -> None:
+    def __init__(self, outcome: Success | Failure, elapsed_us: int) -> None:
         self.outcome = outcome
         self.elapsed_us = elapsed_us
 
@@ -295,23 +289,23 @@ def encode_response(response: Result) -> bytes:
     return response_head(tag, len(data))[FRAME_HEADER_SIZE:] + data + response_tail(response.elapsed_us)
 
 
-def decode_response(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[Result, int]:
+def decode_response(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Result, int]:
     """Read one response body; returns the response and the offset behind it."""
     end = len(buffer) if end is None else end
     tag = _tag(buffer, offset, end, "a response tag")
     if tag != RESULT:
-        raise _unexpected("response tag 0 (Result)", "tag %d" % tag, offset)
+        raise _unexpected("response tag 0 (Result)", f"tag {tag}", offset)
     outcome_tag = _tag(buffer, offset + 4, end, "an outcome tag")
     if outcome_tag not in (SUCCESS, FAILURE):
-        raise _unexpected("outcome tag 0 (Success) or 1 (Failure)", "tag %d" % outcome_tag, offset + 4)
+        raise _unexpected("outcome tag 0 (Success) or 1 (Failure)", f"tag {outcome_tag}", offset + 4)
 
     name = "outputs" if outcome_tag == SUCCESS else "error"
     data_at = offset + 16
     if data_at > end:
-        raise _truncated("the length of %s (8 bytes)" % name, end - offset - 8, offset + 8)
+        raise _truncated(f"the length of {name} (8 bytes)", end - offset - 8, offset + 8)
     (size,) = _LE_U64.unpack_from(buffer, offset + 8)
     if size > end - data_at:
-        raise _truncated("%s of %d bytes" % (name, size), end - data_at, data_at)
+        raise _truncated(f"{name} of {size} bytes", end - data_at, data_at)
     elapsed_at = data_at + size
     if end - elapsed_at < 8:
         raise _truncated("elapsed_us (8 bytes)", end - elapsed_at, elapsed_at)
@@ -323,11 +317,11 @@ def decode_response(buffer: Buffer, offset: int = 0, end: Optional[int] = None) 
 
 def _tag(buffer: Buffer, offset: int, end: int, what: str) -> int:
     if end - offset < 4:
-        raise _truncated("%s of 4 bytes" % what, end - offset, offset)
+        raise _truncated(f"{what} of 4 bytes", end - offset, offset)
     return int(_LE_U32.unpack_from(buffer, offset)[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- payloads
+# ------------------------------------------------------------------------------------------------------------- payloads
 
 
 def encode_payload(values: Iterable[bytes]) -> bytes:
@@ -336,25 +330,25 @@ def encode_payload(values: Iterable[bytes]) -> bytes:
     parts = [_LE_U32.pack(len(values))]
     for value in values:
         if len(value) >= 1 << 32:
-            raise ProtocolError("a payload's value holds less than 4 GiB, not %d bytes" % len(value))
+            raise ProtocolError(f"a payload's value holds less than 4 GiB, not {len(value)} bytes")
         parts.append(_LE_U32.pack(len(value)))
         parts.append(value)
     return b"".join(parts)
 
 
-def decode_payload(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[List[bytes], int]:
+def decode_payload(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[list[bytes], int]:
     """Read a payload's values, each still in msgpack; returns them and the offset behind the payload."""
     end = len(buffer) if end is None else end
     count = _tag(buffer, offset, end, "a payload count")
     offset += 4
     if count * 4 > end - offset:
-        raise _truncated("%d values" % count, end - offset, offset)
+        raise _truncated(f"{count} values", end - offset, offset)
     values = []
     for position in range(count):
-        size = _tag(buffer, offset, end, "the length of value %d" % position)
+        size = _tag(buffer, offset, end, f"the length of value {position}")
         offset += 4
         if size > end - offset:
-            raise _truncated("value %d of %d bytes" % (position, size), end - offset, offset)
+            raise _truncated(f"value {position} of {size} bytes", end - offset, offset)
         values.append(bytes(buffer[offset : offset + size]))
         offset += size
     return values, offset
@@ -365,12 +359,12 @@ def pack_values(*values: Any) -> bytes:
     return encode_payload(map(pack, values))
 
 
-def unpack_values(payload: Buffer) -> List[Any]:
+def unpack_values(payload: Buffer) -> list[Any]:
     """The Python values in a payload. Bytes behind the payload, and behind a value in its own length, are ignored."""
     return [unpack(value)[0] for value in decode_payload(payload)[0]]
 
 
-# --------------------------------------------------------------------------------------------------------------- msgpack
+# -------------------------------------------------------------------------------------------------------------- msgpack
 #
 # https://github.com/msgpack/msgpack/blob/master/spec.md; ext types are refused: no TDL type is written as one.
 #
@@ -412,7 +406,7 @@ _SIZED = {
 }
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _REFUSED = {0xC1: "the reserved marker c1"}
-_REFUSED.update((marker, "ext (marker %02x)" % marker) for marker in (0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
+_REFUSED.update((marker, f"ext (marker {marker:02x})") for marker in (0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 
 _PACK_FLOAT64 = Struct(">Bd").pack
 _PACK_FLOAT32 = Struct(">Bf").pack
@@ -444,7 +438,7 @@ def pack(value: Any) -> bytes:
     Raises ProtocolError for anything else, and for nesting deeper than MSGPACK_DEPTH_MAX.
     """
     out = bytearray()
-    pending: List[Iterator[Any]] = [iter((value,))]
+    pending: list[Iterator[Any]] = [iter((value,))]
     while pending:
         for item in pending[-1]:
             if item is None:
@@ -464,7 +458,7 @@ def pack(value: Any) -> bytes:
                 out += item
             elif isinstance(item, (list, tuple, dict)):
                 if len(pending) > MSGPACK_DEPTH_MAX:
-                    raise ProtocolError("msgpack nests at most %d deep" % MSGPACK_DEPTH_MAX)
+                    raise ProtocolError(f"msgpack nests at most {MSGPACK_DEPTH_MAX} deep")
                 if isinstance(item, dict):
                     out += _pack_size("map", len(item))
                     pending.append(chain.from_iterable(item.items()))
@@ -474,7 +468,7 @@ def pack(value: Any) -> bytes:
                 break
             else:
                 raise ProtocolError(
-                    "msgpack carries None, bool, int, float, str, bytes, list and dict, not %s" % type(item).__name__
+                    f"msgpack carries None, bool, int, float, str, bytes, list and dict, not {type(item).__name__}"
                 )
         else:
             pending.pop()
@@ -487,7 +481,7 @@ def _pack_int(value: int) -> bytes:
     for lowest, highest, marker, packer in _PACK_INT:
         if lowest <= value <= highest:
             return packer(marker, value)
-    raise ProtocolError("msgpack carries integers from -2^63 to 2^64 - 1, not one of %d bits" % value.bit_length())
+    raise ProtocolError(f"msgpack carries integers from -2^63 to 2^64 - 1, not one of {value.bit_length()} bits")
 
 
 def _pack_float(value: float) -> bytes:
@@ -496,7 +490,7 @@ def _pack_float(value: float) -> bytes:
     try:
         return _PACK_FLOAT32(0xCA, value)
     except OverflowError:
-        raise ProtocolError("%r does not fit a 32-bit float" % float(value)) from None
+        raise ProtocolError(f"{float(value)!r} does not fit a 32-bit float") from None
 
 
 def _pack_size(kind: str, size: int) -> bytes:
@@ -509,24 +503,24 @@ def _pack_size(kind: str, size: int) -> bytes:
         return Struct(">BH").pack(marker_u16, size)
     if size <= 0xFFFFFFFF:
         return Struct(">BI").pack(marker_u32, size)
-    raise ProtocolError("a msgpack %s holds less than 2^32 items, not %d" % (kind, size))
+    raise ProtocolError(f"a msgpack {kind} holds less than 2^32 items, not {size}")
 
 
 def _encode_text(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ProtocolError("text holds a lone surrogate at character %d" % error.start) from None
+        raise ProtocolError(f"text holds a lone surrogate at character {error.start}") from None
 
 
-def unpack(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[Any, int]:
+def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
     """Read one msgpack value; returns it and the offset behind it.
 
     A map's keys must be nil, bool, number, str or bin; of two equal keys the later one wins.
     """
     end = len(buffer) if end is None else end
     # One entry for each open container: its items, how many of them it has (two to a map's entry), whether it is a map.
-    pending: List[Tuple[List[Any], int, bool]] = []
+    pending: list[tuple[list[Any], int, bool]] = []
     while True:
         at = offset
         kind, value, offset = _head(buffer, offset, end)
@@ -538,9 +532,9 @@ def unpack(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[
             if pending and pending[-1][2] and len(pending[-1][0]) % 2 == 0:
                 raise _unexpected("a map key that is no container", kind, at)
             if size > end - offset:
-                raise _truncated("%s of %d entries" % (kind, value), end - offset, offset)
+                raise _truncated(f"{kind} of {value} entries", end - offset, offset)
             if len(pending) == MSGPACK_DEPTH_MAX:
-                raise ProtocolError("msgpack nests deeper than %d at offset %d" % (MSGPACK_DEPTH_MAX, at))
+                raise ProtocolError(f"msgpack nests deeper than {MSGPACK_DEPTH_MAX} at offset {at}")
             if size:
                 pending.append(([], size, is_map))
                 continue
@@ -557,7 +551,7 @@ def unpack(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[
             return value, offset
 
 
-def _head(buffer: Buffer, offset: int, end: int) -> Tuple[str, Any, int]:
+def _head(buffer: Buffer, offset: int, end: int) -> tuple[str, Any, int]:
     """Read a marker and what belongs to it: a kind, the scalar itself or the container's size, the offset behind."""
     if offset >= end:
         raise _truncated("a msgpack value", 0, offset)
@@ -582,14 +576,14 @@ def _head(buffer: Buffer, offset: int, end: int) -> Tuple[str, Any, int]:
     else:
         kind, layout = _SIZED[marker]
     if layout.size > end - offset:
-        raise _truncated("the %d bytes behind marker %02x" % (layout.size, marker), end - offset, offset)
+        raise _truncated(f"the {layout.size} bytes behind marker {marker:02x}", end - offset, offset)
     return kind, layout.unpack_from(buffer, offset)[0], offset + layout.size
 
 
-def _data(buffer: Buffer, kind: str, size: int, offset: int, end: int) -> Tuple[Union[str, bytes], int]:
+def _data(buffer: Buffer, kind: str, size: int, offset: int, end: int) -> tuple[str | bytes, int]:
     """Read the `size` bytes of a str or a bin."""
     if size > end - offset:
-        raise _truncated("%s of %d bytes" % (kind, size), end - offset, offset)
+        raise _truncated(f"{kind} of {size} bytes", end - offset, offset)
     data = bytes(buffer[offset : offset + size])
     if kind == "bin":
         return data, offset + size
@@ -604,16 +598,16 @@ def _utf8(what: str, data: bytes, at: int) -> str:
 
 
 def _not_utf8(what: str, error: UnicodeDecodeError, at: int) -> ProtocolError:
-    return _unexpected("%s in UTF-8" % what, "byte %02x" % error.object[error.start], at + error.start)
+    return _unexpected(f"{what} in UTF-8", f"byte {error.object[error.start]:02x}", at + error.start)
 
 
-# ---------------------------------------------------------------------------------------------------------- task context
+# --------------------------------------------------------------------------------------------------------- task context
 
 PLAIN, ZSTD = 0, 1
 COMMIT, CLEANUP = "Commit", "Cleanup"
 
 
-class TaskContext(_Record):
+class TaskContext(Record):
     """What a task is told about itself, in msgpack: an array of five.
 
     `task_id` is the index of the task in its job's graph, or COMMIT, or CLEANUP. `graph_outputs` is None but for a
@@ -625,10 +619,10 @@ class TaskContext(_Record):
     def __init__(
         self,
         job_id: int = 0,
-        task_id: Union[int, str] = 0,
+        task_id: int | str = 0,
         task_instance_id: int = 0,
         resource_group_id: int = 0,
-        graph_outputs: Optional[bytes] = None,
+        graph_outputs: bytes | None = None,
     ) -> None:
         self.job_id = job_id
         self.task_id = task_id
@@ -649,11 +643,11 @@ class TaskContext(_Record):
         if self.graph_outputs[0] == ZSTD:
             raise ProtocolError("expected plain graph outputs (first byte 0), found zstd-compressed ones (1)")
         if self.graph_outputs[0] != PLAIN:
-            raise _unexpected("0 (plain) or 1 (zstd)", "%d" % self.graph_outputs[0], 0)
+            raise _unexpected("0 (plain) or 1 (zstd)", f"{self.graph_outputs[0]}", 0)
         return self.graph_outputs[1:]
 
 
-def decode_context(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[TaskContext, int]:
+def decode_context(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[TaskContext, int]:
     """Read a TaskContext; returns it and the offset behind it."""
     fields, behind = unpack(buffer, offset, end)
     if not isinstance(fields, list) or len(fields) != 5:
@@ -668,7 +662,7 @@ def decode_context(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -
         (job_id, 0 if isinstance(task_id, str) else task_id, task_instance_id, resource_group_id),
     ):
         if type(number) is not int or number < 0:
-            raise _unexpected("%s as an unsigned integer" % name, _describe(number), offset)
+            raise _unexpected(f"{name} as an unsigned integer", _describe(number), offset)
     if isinstance(outputs, list):
         if not all(type(byte) is int and 0 <= byte <= 255 for byte in outputs):
             raise _unexpected("graph_outputs as an array of bytes", "another item in it", offset)
@@ -680,13 +674,13 @@ def decode_context(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -
 
 def _describe(value: Any) -> str:
     if isinstance(value, (list, dict)):
-        return "%s of %d" % ("an array" if isinstance(value, list) else "a map", len(value))
+        return f"{'an array' if isinstance(value, list) else 'a map'} of {len(value)}"
     if isinstance(value, (str, bytes)):
-        return "%s of %d bytes" % ("str" if isinstance(value, str) else "bin", len(value))
-    return "nil" if value is None else "%s %s" % (type(value).__name__, value)
+        return f"{'str' if isinstance(value, str) else 'bin'} of {len(value)} bytes"
+    return "nil" if value is None else f"{type(value).__name__} {value}"
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 class TdlError(Exception):
@@ -697,7 +691,7 @@ class TdlError(Exception):
         self.text = text
 
     def __str__(self) -> str:
-        return "%s: %s" % (type(self).__name__, self.text)
+        return f"{type(self).__name__}: {self.text}"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.args == self.args
@@ -734,7 +728,7 @@ class Custom(TdlError):
 
 
 # In the order of the Rust definition: the index of a variant is another way to write it.
-TDL_VARIANTS: Tuple[Type[TdlError], ...] = (
+TDL_VARIANTS: tuple[type[TdlError], ...] = (
     TaskNotFound,
     DeserializationError,
     SerializationError,
@@ -742,10 +736,10 @@ TDL_VARIANTS: Tuple[Type[TdlError], ...] = (
     InvalidTaskContext,
     Custom,
 )
-_TDL_BY_NAME: Dict[str, Type[TdlError]] = {variant.__name__: variant for variant in TDL_VARIANTS}
+_TDL_BY_NAME: dict[str, type[TdlError]] = {variant.__name__: variant for variant in TDL_VARIANTS}
 
 
-def decode_tdl_error(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[TdlError, int]:
+def decode_tdl_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[TdlError, int]:
     """Read a TdlError as Rust's serde does: a map of one entry, from a variant's name or index to a text.
 
     The name and the text may be str or bin, in any width; the index a fixint or u8.
@@ -754,30 +748,30 @@ def decode_tdl_error(buffer: Buffer, offset: int = 0, end: Optional[int] = None)
     at = offset
     kind, count, offset = _head(buffer, offset, end)
     if kind != "map" or count != 1:
-        raise _unexpected("a map of one entry", "%s %s" % (kind, count) if kind != "constant" else _describe(count), at)
+        raise _unexpected("a map of one entry", f"{kind} {count}" if kind != "constant" else _describe(count), at)
 
     at = offset
     kind, key, offset = _head(buffer, offset, end)
     if kind in ("str", "bin"):
         name, offset = _text(buffer, "a variant's name", kind, key, offset, end)
         variant = _TDL_BY_NAME.get(name)
-        found = "%r" % name[:40]
+        found = f"{name[:40]!r}"
     else:
         is_index = (kind == "int" or kind == "u8") and 0 <= key < len(TDL_VARIANTS)
         variant = TDL_VARIANTS[key] if is_index else None
-        found = "%s %s" % (kind, key)
+        found = f"{kind} {key}"
     if variant is None:
-        raise _unexpected("one of %s" % ", ".join(_TDL_BY_NAME), found, at)
+        raise _unexpected(f"one of {', '.join(_TDL_BY_NAME)}", found, at)
 
     at = offset
     kind, size, offset = _head(buffer, offset, end)
     if kind not in ("str", "bin"):
-        raise _unexpected("the text of %s" % variant.__name__, kind, at)
-    text, offset = _text(buffer, "the text of %s" % variant.__name__, kind, size, offset, end)
+        raise _unexpected(f"the text of {variant.__name__}", kind, at)
+    text, offset = _text(buffer, f"the text of {variant.__name__}", kind, size, offset, end)
     return variant(text), offset
 
 
-def _text(buffer: Buffer, what: str, kind: str, size: int, offset: int, end: int) -> Tuple[str, int]:
+def _text(buffer: Buffer, what: str, kind: str, size: int, offset: int, end: int) -> tuple[str, int]:
     """Read the `size` bytes of a str or a bin as UTF-8."""
     data, behind = _data(buffer, "bin", size, offset, end)
     assert isinstance(data, bytes)
@@ -797,7 +791,7 @@ class ExecutorError(Exception):
         return hash((type(self), self.args))
 
     def __str__(self) -> str:
-        return "%s: %s" % (type(self).__name__, self.args[0])
+        return f"{type(self).__name__}: {self.args[0]}"
 
     def _content(self) -> Any:
         return self.args[0]
@@ -831,9 +825,8 @@ class IncompatibleVersion(ExecutorError):
         self.executor = executor
 
     def __str__(self) -> str:
-        return "IncompatibleVersion: the package was built for %d.%d.%d, this executor is %d.%d.%d" % (
-            self.package + self.executor
-        )
+        package, executor = (".".join(map(str, version)) for version in self.args)
+        return f"IncompatibleVersion: the package was built for {package}, this executor is {executor}"
 
     def _content(self) -> Any:
         return self.package + self.executor
@@ -856,7 +849,7 @@ class PackageInitError(_WithTdlError):
     """The package's init function returned an error."""
 
 
-_EXECUTOR_BY_NAME: Dict[str, Type[ExecutorError]] = {
+_EXECUTOR_BY_NAME: dict[str, type[ExecutorError]] = {
     variant.__name__: variant
     for variant in (
         InvalidLibrary,
@@ -870,16 +863,16 @@ _EXECUTOR_BY_NAME: Dict[str, Type[ExecutorError]] = {
 }
 
 
-def decode_executor_error(buffer: Buffer, offset: int = 0, end: Optional[int] = None) -> Tuple[ExecutorError, int]:
+def decode_executor_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[ExecutorError, int]:
     """Read an ExecutorError as `ExecutorError.encode` writes it."""
     end = len(buffer) if end is None else end
     kind, count, at = _head(buffer, offset, end)
     if kind != "map" or count != 1:
-        raise _unexpected("an ExecutorError, a map of one entry", "%s %s" % (kind, count), offset)
+        raise _unexpected("an ExecutorError, a map of one entry", f"{kind} {count}", offset)
     name, content_at = unpack(buffer, at, end)
     variant = _EXECUTOR_BY_NAME.get(name) if isinstance(name, str) else None
     if variant is None:
-        raise _unexpected("one of %s" % ", ".join(_EXECUTOR_BY_NAME), _describe(name), at)
+        raise _unexpected(f"one of {', '.join(_EXECUTOR_BY_NAME)}", _describe(name), at)
     if issubclass(variant, _WithTdlError):
         error, behind = decode_tdl_error(buffer, content_at, end)
         return variant(error), behind
@@ -890,5 +883,5 @@ def decode_executor_error(buffer: Buffer, offset: int = 0, end: Optional[int] = 
             raise _unexpected("six version numbers", _describe(content), content_at)
         return IncompatibleVersion(tuple(content[:3]), tuple(content[3:])), behind
     if not isinstance(content, str):
-        raise _unexpected("the text of %s" % name, _describe(content), content_at)
+        raise _unexpected(f"the text of {name}", _describe(content), content_at)
     return variant(content), behind

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import _thread
 import ctypes
-import errno
 import faulthandler
 import fcntl
 import mmap
@@ -28,6 +27,7 @@ import time
 from ctypes import c_char, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_ulong, c_void_p
 from stat import S_ISDIR, S_ISREG
 from struct import Struct
+from types import FunctionType
 
 if __name__ == "__main__" and sys.flags.isolated:
     # An isolated interpreter leaves the script's own directory out of its path.
@@ -63,7 +63,7 @@ from protocol import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, Iterator, NoReturn, Sequence, Union
 
     from protocol import Buffer
     from protocol import Version as VersionNumbers
@@ -89,7 +89,7 @@ _free.argtypes = [c_void_p]
 _free.restype = None
 
 
-# ------------------------------------------------------------------------------------------------------------------ logs
+# ----------------------------------------------------------------------------------------------------------------- logs
 
 ERROR, WARN, INFO, DEBUG, TRACE = 1, 2, 3, 4, 5
 _LEVELS = {"off": 0, "error": ERROR, "warn": WARN, "info": INFO, "debug": DEBUG, "trace": TRACE}
@@ -98,11 +98,11 @@ _LOG_TARGET = "spider_task_executor"
 # A parent drops a line of more than 64 KiB; a character takes up to 12 bytes when it is escaped.
 _LOG_TEXT_MAX = 2000
 
-_JSON_ESCAPES = {code: "\\u%04x" % code for code in range(32)}
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(32)}
 _JSON_ESCAPES.update({ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", ord('"'): '\\"', ord("\\"): "\\\\"})
 
 
-def parse_log_filter(text: str) -> Tuple[int, List[str]]:
+def parse_log_filter(text: str) -> tuple[int, list[str]]:
     """Read a RUST_LOG filter: the level that holds for this program, and the directives that cannot be parsed."""
     level, best, bad = ERROR, -1, []
     for directive in filter(None, map(str.strip, text.split(","))):
@@ -148,16 +148,14 @@ class Log:
         """A warning that is written whatever the filter says: it is about the filter, or for a person."""
         self._write("WARN", message, fields)
 
-    def _write(self, level: str, message: str, fields: Dict[str, object]) -> None:
+    def _write(self, level: str, message: str, fields: dict[str, object]) -> None:
         seconds, nanoseconds = divmod(time.time_ns(), 1000000000)
         shown = ['"message":' + _json(message)]
-        shown += ['"%s":%s' % (name, _json(value)) for name, value in fields.items()]
-        line = '{"timestamp":"%s.%06dZ","level":"%s","fields":{%s},"filename":"spider_executor.py","line_number":%d}\n' % (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)),
-            nanoseconds // 1000,
-            level,
-            ",".join(shown),
-            sys._getframe(2).f_lineno,
+        shown += [f'"{name}":{_json(value)}' for name, value in fields.items()]
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        line = (
+            f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z","level":"{level}","fields":{{{",".join(shown)}}},'
+            f'"filename":"spider_executor.py","line_number":{sys._getframe(2).f_lineno}}}\n'
         )
         try:
             # A lone surrogate, from a path that is not UTF-8, is valid in JSON as an escape.
@@ -172,10 +170,10 @@ def _json(value: object) -> str:
     text = str(value)
     if len(text) > _LOG_TEXT_MAX:
         text = text[:_LOG_TEXT_MAX] + "…"
-    return '"%s"' % text.translate(_JSON_ESCAPES)
+    return f'"{text.translate(_JSON_ESCAPES)}"'
 
 
-# --------------------------------------------------------------------------------------------------------------- channel
+# -------------------------------------------------------------------------------------------------------------- channel
 
 
 class Channel:
@@ -190,8 +188,8 @@ class Channel:
         # Room for the largest frame; its pages cost nothing before they are used.
         self.buffer = mmap.mmap(-1, FRAME_HEADER_SIZE + FRAME_BODY_MAX)
         self.address = ctypes.addressof(c_char.from_buffer(self.buffer))
-        self.running: Optional[Callable[[], Any]] = None
-        self._limits: List[Any] = []
+        self.running: Callable[[], Any] | None = None
+        self._limits: list[Any] = []
 
     @classmethod
     def take(cls) -> Channel:
@@ -213,7 +211,7 @@ class Channel:
         os.dup2(2, 1)
         return channel
 
-    def requests(self) -> Iterator[Tuple[int, int]]:
+    def requests(self) -> Iterator[tuple[int, int]]:
         """Read frames, and give each body's start and end in the buffer, until the input ends between two frames.
 
         A body stays in place until the next one is asked for. Raises TruncatedError if the input ends inside a frame,
@@ -242,7 +240,9 @@ class Channel:
                 continue
             if count == 0:
                 if filled:
-                    raise TruncatedError("expected the rest of a frame, found the end of the input %d bytes into it" % filled)
+                    raise TruncatedError(
+                        f"expected the rest of a frame, found the end of the input {filled} bytes into it"
+                    )
                 return
             filled += count
 
@@ -282,7 +282,9 @@ def _move_high(fd: int) -> int:
         # A descriptor stays valid when the limit goes back below its number.
         _libc.setrlimit(_RLIMIT_NOFILE, (c_ulong * 2)(ceiling, hard))
     try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(3, min(_HIGH_FD, max(soft, ceiling) - 16)))
+        lowest = max(3, min(_HIGH_FD, max(soft, ceiling) - 16))
+        duplicate: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+        return duplicate
     finally:
         _libc.setrlimit(_RLIMIT_NOFILE, limit)
 
@@ -313,7 +315,7 @@ def _write_all(fd: int, data: bytes) -> None:
         data = data[count:]
 
 
-# -------------------------------------------------------------------------------------------------------------- packages
+# ------------------------------------------------------------------------------------------------------------- packages
 
 
 class _Version(ctypes.Structure):
@@ -335,43 +337,44 @@ _INIT = ctypes.CFUNCTYPE(_CallResult)
 _EXECUTE = ctypes.CFUNCTYPE(_CallResult, _View, _View, _View)
 
 # What a package returned, at any address: only as much of it is read as the package says is there.
-_Memory = c_char * (1 << 40)
+_Memory: Any = c_char * (1 << 40)
 
 _RTLD_NOW, _RTLD_NOLOAD = 2, 4
 
 
 class TdlPackage:
-    """A native package: a shared library that exports the four functions of the package ABI.
+    """A native package: a shared library that exports the functions of the package ABI. `load` makes one.
 
     `path` is the file, `name` what it declares (often, but not always, its directory's name), `version` the ABI
-    version that it was built for.
+    version that it was built for, `call` the native function that executes a task.
     """
 
     path: str
     name: str
     version: VersionNumbers
+    call: Callable[..., Any]
 
     # How often the loader has kept a library that was refused. It knows a library by the spelling of its path, so
     # another spelling makes it look at the file again.
-    _kept: Dict[bytes, int] = {}
+    _kept: dict[bytes, int] = {}
+
+    def __init__(self, file: bytes) -> None:
+        self.path = _shown(file)
+        head, tail = os.path.split(file)
+        self._spelling = os.path.join(head, b"./" * self._kept.get(file, 0) + tail)
+        self._handle = _libc.dlopen(self._spelling, _RTLD_NOW)
+        if not self._handle:
+            raise InvalidLibrary(self._loader_error())
 
     @classmethod
-    def load(
-        cls, path: Union[str, bytes], before_init: Optional[Callable[[TdlPackage], None]] = None
-    ) -> TdlPackage:
+    def load(cls, path: str | bytes, before_init: Callable[[TdlPackage], None] | None = None) -> TdlPackage:
         """Load the library at `path` and run its init function; `before_init` may refuse it once its name is known.
 
         Raises ExecutorError; the library is closed again then, so that a mended file can be loaded later.
         """
-        package = cls()
         file = os.fsencode(path)
-        package.path = _shown(file)
         check_elf(file)
-        head, tail = os.path.split(file)
-        package._spelling = os.path.join(head, b"./" * cls._kept.get(file, 0) + tail)
-        package._handle = _libc.dlopen(package._spelling, _RTLD_NOW)
-        if not package._handle:
-            raise InvalidLibrary(package._loader_error())
+        package = cls(file)
         try:
             package.version = package._read_version()
             package.name = package._read_name()
@@ -385,12 +388,12 @@ class TdlPackage:
             raise
         return package
 
-    def execute(self, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> Union[Success, Failure]:
-        """Run a task on the calling thread. A task that fails is a Failure; one that crashes takes the process along."""
+    def execute(self, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> Success | Failure:
+        """Run a task on the calling thread. One that fails is a Failure; one that crashes takes the process along."""
         parts = (task_func.encode(), raw_ctx, raw_inputs)
         result = self.call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
         if result.is_error:
-            return Failure(_task_error(result).encode())
+            return Failure(_wrap_error(TaskError, result).encode())
         return Success(_take(result))
 
     def _init(self) -> None:
@@ -402,7 +405,7 @@ class TdlPackage:
             _release(result)
 
     def _require(self, symbol: bytes) -> int:
-        address: Optional[int] = _libc.dlsym(self._handle, symbol)
+        address: int | None = _libc.dlsym(self._handle, symbol)
         if not address:
             raise InvalidLibrary(self._loader_error())
         return address
@@ -418,16 +421,16 @@ class TdlPackage:
     def _read_name(self) -> str:
         view = _GET_NAME(self._require(b"__spider_tdl_package_get_name"))()
         if view.length and not view.pointer:
-            raise InvalidLibrary("%s: the declared name is a NULL pointer with length %d" % (self.path, view.length))
+            raise InvalidLibrary(f"{self.path}: the declared name is a NULL pointer with length {view.length}")
         try:
             return str(_read_memory(view), "utf-8")
         except UnicodeDecodeError as error:
-            raise InvalidUtf8("%s: the declared name is not UTF-8: %s" % (self.path, error)) from None
+            raise InvalidUtf8(f"{self.path}: the declared name is not UTF-8: {error}") from None
 
     def _loader_error(self) -> str:
         """The loader's message for what just failed, with the file's name."""
         message = _shown(_libc.dlerror() or b"the loader gave no reason")
-        return message if self.path in message else "%s: %s" % (self.path, message)
+        return message if self.path in message else f"{self.path}: {message}"
 
     def _close(self) -> bool:
         """Unload the library; returns whether the loader let go of it."""
@@ -444,7 +447,7 @@ def _shown(path: bytes) -> str:
 
 
 def _read_memory(view: Any) -> bytes:
-    return _Memory.from_address(view.pointer)[: view.length] if view.length else b""
+    return bytes(_Memory.from_address(view.pointer)[: view.length]) if view.length else b""
 
 
 def _release(result: Any) -> None:
@@ -468,24 +471,26 @@ def _wrap_error(wrapper: Callable[[TdlError], ExecutorError], result: Any) -> Ex
     try:
         return wrapper(decode_tdl_error(data)[0])
     except ProtocolError as error:
-        return ErrorPayloadDeserializationFailure("the package's error of %d bytes is not a TdlError: %s" % (len(data), error))
+        return ErrorPayloadDeserializationFailure(
+            f"the package's error of {len(data)} bytes is not a TdlError: {error}"
+        )
 
 
 class TdlPackageManager:
     """The packages of one directory, each loaded when it is first asked for and kept until exit."""
 
-    def __init__(self, package_dir: Union[str, bytes]) -> None:
+    def __init__(self, package_dir: str | bytes) -> None:
         # Absolute now: a task may change the working directory.
         self._package_dir = os.path.abspath(os.fsencode(package_dir))
-        self._by_request: Dict[str, TdlPackage] = {}
-        self._by_name: Dict[str, TdlPackage] = {}
-        self._by_file: Dict[Tuple[int, int], TdlPackage] = {}
+        self._by_request: dict[str, TdlPackage] = {}
+        self._by_name: dict[str, TdlPackage] = {}
+        self._by_file: dict[tuple[int, int], TdlPackage] = {}
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """The names that the loaded packages declare, in the order of loading."""
         return list(self._by_name)
 
-    def get(self, name: str) -> Optional[TdlPackage]:
+    def get(self, name: str) -> TdlPackage | None:
         """The package that was loaded when `name` was asked for, or None."""
         return self._by_request.get(name)
 
@@ -500,7 +505,7 @@ class TdlPackageManager:
             return package
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise InvalidLibrary(
-                "%s: expected the name of a directory in it as the package, found %s" % (_shown(self._package_dir), ascii(name))
+                f"{_shown(self._package_dir)}: expected the name of a directory in it as the package, found {name!a}"
             )
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
@@ -533,7 +538,8 @@ _ELF_MACHINES = {3: "x86", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"
 def check_elf(path: bytes) -> None:
     """Refuse a library for another machine, and one that is cut short, which would kill the process in the loader.
 
-    What else is wrong with a file, its absence included, is left to the loader, which says it well. Raises InvalidLibrary.
+    What else is wrong with a file, its absence included, is left to the loader, which says it well. Raises
+    InvalidLibrary.
     """
     try:
         # A FIFO must not hold us up.
@@ -545,27 +551,29 @@ def check_elf(path: bytes) -> None:
     finally:
         os.close(fd)
     if problem:
-        raise InvalidLibrary("%s: %s" % (_shown(path), problem))
+        raise InvalidLibrary(f"{_shown(path)}: {problem}")
 
 
-def _elf_problem(fd: int) -> Optional[str]:
+def _elf_problem(fd: int) -> str | None:
     status = os.fstat(fd)
     if not S_ISREG(status.st_mode):
-        return "expected a shared library, found a %s" % ("directory" if S_ISDIR(status.st_mode) else "special file")
+        return f"expected a shared library, found a {'directory' if S_ISDIR(status.st_mode) else 'special file'}"
     header = os.pread(fd, _ELF_HEADER.size, 0)
     if len(header) < _ELF_HEADER.size:
-        return "file too short: expected an ELF shared library, found %d bytes" % status.st_size
-    magic, elf_class, order, _, machine, _, _, segments_at, _, _, _, segment_size, segment_count = _ELF_HEADER.unpack(header)
+        return f"file too short: expected an ELF shared library, found {status.st_size} bytes"
+    magic, elf_class, order, _, machine, _, _, segments_at, _, _, _, segment_size, segment_count = _ELF_HEADER.unpack(
+        header
+    )
     if magic != b"\x7fELF":
-        return "invalid ELF header: expected an ELF shared library, found a file that begins with %s" % header[:4].hex()
+        return f"invalid ELF header: expected an ELF shared library, found a file that begins with {header[:4].hex()}"
     here = os.uname().machine
     if here not in ("x86_64", "aarch64"):
         return None
     if elf_class != 2 or order != 1 or _ELF_MACHINES.get(machine) != here:
-        return "built for another machine: expected 64-bit %s, found %s %s" % (
+        return "built for another machine: expected 64-bit {}, found {} {}".format(
             here,
-            _ELF_CLASSES.get(elf_class, "class %d" % elf_class),
-            _ELF_MACHINES.get(machine, "machine %d" % machine),
+            _ELF_CLASSES.get(elf_class, f"class {elf_class}"),
+            _ELF_MACHINES.get(machine, f"machine {machine}"),
         )
     ends = [segments_at + segment_size * segment_count]
     segments = os.pread(fd, segment_size * segment_count, segments_at)
@@ -573,11 +581,11 @@ def _elf_problem(fd: int) -> Optional[str]:
         _, offset, size = _ELF_SEGMENT.unpack_from(segments, at)
         ends.append(offset + size)
     if max(ends) > status.st_size:
-        return "file cut short: expected at least %d bytes, found %d; copy it again" % (max(ends), status.st_size)
+        return f"file cut short: expected at least {max(ends)} bytes, found {status.st_size}; copy it again"
     return None
 
 
-# ----------------------------------------------------------------------------------------------------------------- serve
+# ---------------------------------------------------------------------------------------------------------------- serve
 
 # A call is kept by the names of its package and task. The parent chooses these, so their number and size have bounds.
 _CALLS_MAX = 16384
@@ -599,7 +607,7 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
     buffer, address, output_fd = channel.buffer, channel.address, channel.output_fd
     views = bytearray(3 * ctypes.sizeof(_View))
     arguments = tuple((_View * 3).from_buffer(views))
-    calls: Dict[Tuple[str, str], Callable[[], Any]] = {}
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
     log_requests = log.level >= DEBUG
     monotonic_ns = time.monotonic_ns
 
@@ -610,7 +618,9 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             return
         package, task, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = request
         if inputs_at + inputs_size != end:
-            log.warn("Ignored bytes behind the request.", package=package, task=task, size=end - inputs_at - inputs_size)
+            log.warn(
+                "Ignored bytes behind the request.", package=package, task=task, size=end - inputs_at - inputs_size
+            )
 
         started = monotonic_ns()
         try:
@@ -631,7 +641,7 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 raise _wrap_error(TaskError, result)
             size, pointer = result.length, result.pointer
             if size and not pointer:
-                raise TaskError(SerializationError("the task returned a NULL pointer as outputs of %d bytes" % size))
+                raise TaskError(SerializationError(f"the task returned a NULL pointer as outputs of {size} bytes"))
             if size > _DATA_MAX:
                 _free(pointer)
                 raise _too_large("outputs", size, package, task, log)
@@ -649,8 +659,8 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 outputs = _Memory.from_address(pointer)[:size] if size else b""
                 _write_all(output_fd, response_head(SUCCESS, size) + outputs + response_tail(elapsed_us))
             else:
-                outputs = memoryview(_Memory.from_address(pointer))[:size]
-                channel.send(response_head(SUCCESS, size), outputs, response_tail(elapsed_us))
+                large = memoryview(_Memory.from_address(pointer))[:size]
+                channel.send(response_head(SUCCESS, size), large, response_tail(elapsed_us))
             if size:
                 _free(pointer)
         if log_requests:
@@ -670,12 +680,12 @@ def _too_large(what: str, size: int, package: str, task: str, log: Log) -> TaskE
     """The error in place of what no response can carry."""
     log.warn("A response was replaced: too large.", package=package, task=task, size=size, limit=_DATA_MAX)
     return TaskError(
-        SerializationError("the task returned %s of %d bytes; a response holds at most %d" % (what, size, _DATA_MAX))
+        SerializationError(f"the task returned {what} of {size} bytes; a response holds at most {_DATA_MAX}")
     )
 
 
 def _prepare(
-    channel: Channel, manager: TdlPackageManager, log: Log, package: str, task: str, arguments: Tuple[Any, ...]
+    channel: Channel, manager: TdlPackageManager, log: Log, package: str, task: str, arguments: tuple[Any, ...]
 ) -> Callable[[], Any]:
     """A task's call, with the arguments that are in place when it is made; loads the package if need be.
 
@@ -684,27 +694,27 @@ def _prepare(
     loaded = manager.get(package)
     if loaded is None:
         channel.restore_limits()
-        channel.running = _named("%s (loading)" % package[:_LABEL_MAX], manager.load, (package,))
+        channel.running = _named(f"{package[:_LABEL_MAX]} (loading)", manager.load, (package,))
         try:
             loaded = channel.running()
         finally:
             channel.running = None
-        log.info("Package loaded.", package=loaded.name, version="%d.%d.%d" % loaded.version, path=loaded.path)
+        log.info("Package loaded.", package=loaded.name, version=".".join(map(str, loaded.version)), path=loaded.path)
         if loaded.name != package:
             log.warn("The package declares another name than its directory.", package=loaded.name, directory=package)
-    return _named("%s::%s" % (package[:_LABEL_MAX], task[:_LABEL_MAX]), loaded.call, arguments)
+    return _named(f"{package[:_LABEL_MAX]}::{task[:_LABEL_MAX]}", loaded.call, arguments)
 
 
-def _call(function: Callable[..., Any], arguments: Tuple[Any, ...]) -> Any:
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return function(*arguments)
 
 
-def _named(label: str, function: Callable[..., Any], arguments: Tuple[Any, ...]) -> Callable[[], Any]:
+def _named(label: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
     """A call of `function` whose frame is called `label`: that is how the report of a crash names the task."""
-    return type(_call)(_call.__code__.replace(co_name=label), {}, label, (function, arguments))
+    return FunctionType(_call.__code__.replace(co_name=label), {}, label, (function, arguments))
 
 
-# --------------------------------------------------------------------------------------------------------------- process
+# -------------------------------------------------------------------------------------------------------------- process
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _VOID_FUNCTION = ctypes.CFUNCTYPE(None)
@@ -764,7 +774,7 @@ def _reason(error: Exception) -> str:
         return "The connection to the parent broke."
     if isinstance(error, MemoryError):
         return "Out of memory."
-    return "Internal error in line %d; please report it." % _line_of(error)
+    return f"Internal error in line {_line_of(error)}; please report it."
 
 
 def _line_of(error: Exception) -> int:
@@ -792,10 +802,10 @@ def _package_dir() -> bytes:
     if not path:
         problem = "it is empty" if path == b"" else "it is not set"
     elif not os.path.isdir(path):
-        problem = "found %s" % _shown(path)
+        problem = f"found {_shown(path)}"
     else:
         return path
-    raise _StartError("%s: expected the directory of the task packages, %s" % (PACKAGE_DIR_VARIABLE, problem))
+    raise _StartError(f"{PACKAGE_DIR_VARIABLE}: expected the directory of the task packages, {problem}")
 
 
 class _Process:
@@ -848,7 +858,7 @@ class _Process:
         """Runs when something calls `exit`: if it was not the executor, that must not look like a clean end."""
         if self.ending or os.getpid() != self.pid:
             return
-        self.log.error("exit(%d) was called by native code." % status, task=self._running())
+        self.log.error(f"exit({status}) was called by native code.", task=self._running())
         _libc.fflush(None)
         os._exit(EXIT_FAILURE)
 
@@ -871,7 +881,7 @@ class _Process:
         return "none" if call is None else call.__code__.co_name
 
 
-# ------------------------------------------------------------------------------------------------------- the parent's side
+# ---------------------------------------------------------------------------------------------------- the parent's side
 
 
 class TaskSuccess(protocol.Record):
@@ -879,7 +889,7 @@ class TaskSuccess(protocol.Record):
 
     __slots__ = ("outputs", "elapsed_us")
 
-    def __init__(self, outputs: List[Any], elapsed_us: int) -> None:
+    def __init__(self, outputs: list[Any], elapsed_us: int) -> None:
         self.outputs = outputs
         self.elapsed_us = elapsed_us
 
@@ -908,12 +918,12 @@ class TaskCrash(protocol.Record):
 
     __slots__ = ("exit_code", "signal")
 
-    def __init__(self, exit_code: Optional[int], signal: Optional[str]) -> None:
+    def __init__(self, exit_code: int | None, signal: str | None) -> None:
         self.exit_code = exit_code
         self.signal = signal
 
     def __str__(self) -> str:
-        return "killed by %s" % self.signal if self.signal else "exit code %s" % self.exit_code
+        return f"killed by {self.signal}" if self.signal else f"exit code {self.exit_code}"
 
 
 if TYPE_CHECKING:
@@ -936,9 +946,9 @@ class ExecutorHandle:
 
     def __init__(
         self,
-        package_dir: Union[str, bytes],
-        command: Optional[Sequence[str]] = None,
-        env: Optional[Dict[str, str]] = None,
+        package_dir: str | bytes,
+        command: Sequence[str] | None = None,
+        env: dict[str, str] | None = None,
         stderr: Any = None,
     ) -> None:
         """Spawn `command` (this program, if None) with `env` (this process's own, if None) and the package directory.
@@ -957,7 +967,8 @@ class ExecutorHandle:
             stderr=stderr,
             env=environment,
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._input.fileno(), False)
         os.set_blocking(self._output.fileno(), False)
@@ -976,8 +987,8 @@ class ExecutorHandle:
         package: str,
         task_func: str,
         *values: Any,
-        timeout: Optional[float] = None,
-        context: Optional[protocol.TaskContext] = None,
+        timeout: float | None = None,
+        context: protocol.TaskContext | None = None,
     ) -> Outcome:
         """Run a task with `values` as its inputs (see `protocol.pack`), for at most `timeout` seconds.
 
@@ -993,19 +1004,19 @@ class ExecutorHandle:
         return TaskSuccess(protocol.unpack_values(response.outcome.outputs), response.elapsed_us)
 
     def request(
-        self, request: protocol.Execute, timeout: Optional[float] = None
-    ) -> Union[protocol.Result, TaskTimeout, TaskCrash]:
+        self, request: protocol.Execute, timeout: float | None = None
+    ) -> protocol.Result | TaskTimeout | TaskCrash:
         """Send a request as it is and read the response as it is; otherwise like `execute`."""
         frame = protocol.encode_frame(protocol.encode_request(request))
         if self._process.returncode is not None:
-            raise ExecutorGone("executor %d has ended: %s" % (self.pid, self._ending()))
+            raise ExecutorGone(f"executor {self.pid} has ended: {self._ending()}")
         try:
             return self._exchange(frame, timeout)
         except BaseException:
             self._kill()
             raise
 
-    def _exchange(self, frame: bytes, timeout: Optional[float]) -> Union[protocol.Result, TaskTimeout, TaskCrash]:
+    def _exchange(self, frame: bytes, timeout: float | None) -> protocol.Result | TaskTimeout | TaskCrash:
         deadline = None if timeout is None else time.monotonic() + timeout
         input_fd, output_fd = self._input.fileno(), self._output.fileno()
         unsent = memoryview(frame)
@@ -1036,7 +1047,7 @@ class ExecutorHandle:
                     if len(received) >= FRAME_HEADER_SIZE:
                         end = frame_end(received, 0)
         if len(received) > end:
-            raise ProtocolError("expected one response, found %d bytes behind it" % (len(received) - end))
+            raise ProtocolError(f"expected one response, found {len(received) - end} bytes behind it")
         return protocol.decode_response(received, FRAME_HEADER_SIZE, end)[0]
 
     def shutdown(self, timeout: float = _END_TIMEOUT) -> int:
@@ -1091,19 +1102,19 @@ class ExecutorHandle:
             try:
                 return TaskCrash(None, signal.Signals(-code).name)
             except ValueError:
-                return TaskCrash(None, "signal %d" % -code)
+                return TaskCrash(None, f"signal {-code}")
         return TaskCrash(code, None)
 
 
-def own_command() -> List[str]:
+def own_command() -> list[str]:
     """The command that starts this program as an executor."""
     return [sys.executable, "-IS", os.path.abspath(__file__)]
 
 
-# ---------------------------------------------------------------------------------------------------------- command line
+# --------------------------------------------------------------------------------------------------------- command line
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Serve if there are no arguments, else run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:

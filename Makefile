@@ -1,0 +1,55 @@
+# The commands of this project. `make demo` and `make test` need a Python, a C compiler and nothing else.
+
+PYTHON ?= python3
+CC ?= cc
+CXX ?= c++
+CFLAGS ?= -O2
+CXXFLAGS ?= -O2
+VENV ?= .venv
+PACKAGES := build/tdl_packages
+
+# A group of pyproject.toml as arguments for pip; the pip of CPython 3.8 cannot read one itself.
+group = $(shell sed -n '/^$(1) = \[/,/^\]/s/^ *"\(.*\)",$$/"\1"/p' pyproject.toml)
+
+.PHONY: demo packages test lint bench soak fuzz dist clean
+
+demo: packages
+	$(PYTHON) -m spider_executor run --package-dir $(PACKAGES) integration_test_tasks fibonacci 30
+
+# $(1) a source file, $(2) its package, $(3) what compiles it
+define package
+packages: $(PACKAGES)/$(2)/lib$(2).so
+$(PACKAGES)/$(2)/lib$(2).so: $(1) native/spider_tdl.h
+	@mkdir -p $$(@D)
+	$(3) -fPIC -shared -o $$@ $$<
+endef
+$(foreach source,$(wildcard native/*.c),$(eval $(call package,$(source),$(basename $(notdir $(source))),$(CC) $(CFLAGS))))
+ifneq ($(shell command -v $(CXX)),)
+$(foreach source,$(wildcard native/*.cpp),$(eval $(call package,$(source),$(basename $(notdir $(source))),$(CXX) -std=c++17 $(CXXFLAGS))))
+endif
+
+$(VENV)/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,test)
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml $(VENV)/.test
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,lint)
+	@touch $@
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: dist
+	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+
+soak: dist
+	$(PYTHON) tests/bench/soak.py
+
+clean:
+	rm -rf build dist $(VENV)
