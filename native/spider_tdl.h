@@ -60,6 +60,19 @@
 
 #ifdef __cplusplus
 #include <exception>
+#include <string>
+#include <utility>
+#if __cplusplus >= 201703L
+#include <array>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <unordered_map>
+#include <vector>
+#endif
 #define SPIDER__ASSERT(name, condition) static_assert(condition, #name)
 #define SPIDER__FUNCTION inline
 #define SPIDER__EXPORT extern "C" __attribute__((visibility("default")))
@@ -98,7 +111,8 @@ typedef enum spider_type {
     SPIDER_END,
     SPIDER_NIL,
     SPIDER_BOOLEAN,
-    SPIDER_INTEGER,
+    SPIDER_UNSIGNED, /* an integer from 0 up */
+    SPIDER_NEGATIVE, /* an integer below 0 */
     SPIDER_FLOAT,
     SPIDER_DOUBLE,
     SPIDER_STRING,
@@ -198,10 +212,11 @@ typedef union spider__block {
 
 /* A list, tuple, struct or map that is being read. */
 typedef struct spider__level {
-    const char *names;  /* of a struct's fields; spider__pairs for a map; otherwise NULL */
-    const uint8_t *map; /* a struct that came as a map: where its entries are */
+    const char *names;  /* of a struct's fields, otherwise NULL */
+    const uint8_t *map; /* a struct that came as a map: where it starts */
     uint32_t index;     /* values begun */
     uint32_t count;     /* values to read: two for each pair of a map */
+    bool pairs;         /* a map */
 } spider__level;
 
 struct spider_reader {
@@ -234,6 +249,24 @@ struct spider_writer {
 #if defined(__cplusplus)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wold-style-cast"
+#endif
+
+#ifdef __cplusplus
+namespace spider {
+/* Throw it to make a task fail: `throw spider::task_error("no such key")`. Any other std::exception is an
+ * ExecutionError of its what(), and whatever else is thrown is one of "unknown C++ exception". */
+class task_error final : public std::exception {
+public:
+    explicit task_error(std::string message) : task_error(SPIDER_EXECUTION_ERROR, std::move(message)) {}
+    task_error(spider_error kind, std::string message) : kind_(kind), message_(std::move(message)) {}
+    spider_error kind() const noexcept { return kind_; }
+    const char *what() const noexcept override { return message_.c_str(); }
+
+private:
+    spider_error kind_;
+    std::string message_;
+};
+} // namespace spider
 #endif
 
 /* ---- Errors and memory ---------------------------------------------------------------------------------------- */
@@ -445,13 +478,10 @@ SPIDER__FUNCTION void *spider_alloc(spider_task *task, size_t count, size_t size
 /* The first bytes of a msgpack value, decoded. */
 typedef struct spider__head {
     spider_type type;
-    bool negative;       /* of an integer: `bits` is its two's complement */
-    uint64_t bits;       /* an integer, a boolean, or the bits of a float or double */
+    uint64_t bits;       /* of an integer (in two's complement), boolean, float or double */
     uint32_t size;       /* bytes of a string or binary, elements of an array, pairs of a map */
     const uint8_t *body; /* the bytes of a string or binary */
 } spider__head;
-
-static const char spider__pairs[] = "";
 
 /* Returns what follows the head (and the bytes of a string or binary), NULL if the value reaches past `end`: an array
  * or a map, too, if fewer bytes are left than it has elements. So a count that was accepted is not larger than what
@@ -464,12 +494,11 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
         return NULL;
     }
     marker = *at++;
-    head->negative = false;
     head->bits = 0;
     head->size = 0;
     head->body = at;
     if (marker < 0x80) {
-        head->type = SPIDER_INTEGER;
+        head->type = SPIDER_UNSIGNED;
         head->bits = marker;
         return at;
     }
@@ -483,8 +512,7 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
         head->type = SPIDER_STRING;
         head->size = marker & 0x1fu;
     } else if (marker >= 0xe0) {
-        head->type = SPIDER_INTEGER;
-        head->negative = true;
+        head->type = SPIDER_NEGATIVE;
         head->bits = UINT64_C(0xffffffffffffff00) | marker;
         return at;
     } else if (marker == 0xc0) {
@@ -501,7 +529,7 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
         head->type = marker == 0xca ? SPIDER_FLOAT : SPIDER_DOUBLE;
         width = marker == 0xca ? 4 : 8;
     } else if (marker >= 0xcc && marker <= 0xd3) {
-        head->type = SPIDER_INTEGER;
+        head->type = SPIDER_UNSIGNED;
         width = 1u << (marker & 3u);
     } else if (marker >= 0xd9 && marker <= 0xdb) {
         head->type = SPIDER_STRING;
@@ -519,14 +547,11 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
         }
         head->bits = spider__load_be(at, width);
         at += width;
-        if (head->type == SPIDER_FLOAT || head->type == SPIDER_DOUBLE) {
-            return at;
+        if (head->type == SPIDER_UNSIGNED && marker >= 0xd0 && head->bits >> (8 * width - 1) != 0) {
+            head->type = SPIDER_NEGATIVE;
+            head->bits |= width == 8 ? 0 : UINT64_MAX << (8 * width);
         }
-        if (head->type == SPIDER_INTEGER) {
-            if (marker >= 0xd0 && head->bits >> (8 * width - 1) != 0) {
-                head->negative = true;
-                head->bits |= width == 8 ? 0 : UINT64_MAX << (8 * width);
-            }
+        if (marker >= 0xca && marker <= 0xd3) {
             return at;
         }
         head->size = (uint32_t)head->bits;
@@ -593,7 +618,7 @@ SPIDER__FUNCTION uint32_t spider__match_name(const char *names, const spider__he
 {
     uint32_t position = 0;
     size_t size;
-    if (key->type == SPIDER_INTEGER && !key->negative) {
+    if (key->type == SPIDER_UNSIGNED) {
         return key->bits < spider__count_names(names) ? (uint32_t)key->bits : UINT32_MAX;
     }
     if (key->type != SPIDER_STRING && key->type != SPIDER_BINARY) {
@@ -620,10 +645,10 @@ SPIDER__FUNCTION void spider__describe_position(const spider_reader *in, char *t
             snprintf(text + used, left, "[...]");
             return;
         }
-        if (level->names == NULL) {
-            used += (size_t)snprintf(text + used, left, "[%" PRIu32 "]", index);
-        } else if (level->names == spider__pairs) {
+        if (level->pairs) {
             used += (size_t)snprintf(text + used, left, "[%s %" PRIu32 "]", index % 2 == 0 ? "key" : "value", index / 2);
+        } else if (level->names == NULL) {
+            used += (size_t)snprintf(text + used, left, "[%" PRIu32 "]", index);
         } else {
             size_t length;
             const char *name = spider__name_at(level->names, index, &length);
@@ -645,19 +670,14 @@ SPIDER__FUNCTION void spider__mismatch(spider_reader *in, const char *expected, 
     switch (head->type) {
     case SPIDER_NIL: snprintf(found, sizeof found, "nil"); break;
     case SPIDER_BOOLEAN: snprintf(found, sizeof found, "the boolean %s", head->bits != 0 ? "true" : "false"); break;
-    case SPIDER_INTEGER:
-        if (head->negative) {
-            snprintf(found, sizeof found, "the integer -%" PRIu64, 0 - head->bits);
-        } else {
-            snprintf(found, sizeof found, "the integer %" PRIu64, head->bits);
-        }
-        break;
+    case SPIDER_UNSIGNED: snprintf(found, sizeof found, "the integer %" PRIu64, head->bits); break;
+    case SPIDER_NEGATIVE: snprintf(found, sizeof found, "the integer -%" PRIu64, 0 - head->bits); break;
     case SPIDER_FLOAT: snprintf(found, sizeof found, "a float"); break;
     case SPIDER_DOUBLE: snprintf(found, sizeof found, "a double"); break;
-    case SPIDER_STRING: snprintf(found, sizeof found, "a string of %" PRIu32 " bytes", head->size); break;
-    case SPIDER_BINARY: snprintf(found, sizeof found, "binary of %" PRIu32 " bytes", head->size); break;
-    case SPIDER_ARRAY: snprintf(found, sizeof found, "an array of %" PRIu32, head->size); break;
-    case SPIDER_MAP: snprintf(found, sizeof found, "a map of %" PRIu32, head->size); break;
+    case SPIDER_STRING: snprintf(found, sizeof found, "a string of length %" PRIu32, head->size); break;
+    case SPIDER_BINARY: snprintf(found, sizeof found, "binary of length %" PRIu32, head->size); break;
+    case SPIDER_ARRAY: snprintf(found, sizeof found, "an array of length %" PRIu32, head->size); break;
+    case SPIDER_MAP: snprintf(found, sizeof found, "a map of length %" PRIu32, head->size); break;
     case SPIDER_END:
     case SPIDER_EXTENSION: snprintf(found, sizeof found, "a reserved or extension type"); break;
     }
@@ -705,7 +725,7 @@ SPIDER__FUNCTION bool spider__begin_top(spider_reader *in, const char *expected)
         return false;
     }
     if (in->index == in->count) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s[%" PRIu32 "]: expected %s, found only %" PRIu32 " value%s",
+        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s[%" PRIu32 "]: expected %s, found nothing (%" PRIu32 " value%s given)",
                     in->label, in->index, expected, in->count, in->count == 1 ? "" : "s");
         return false;
     }
@@ -809,7 +829,8 @@ SPIDER__FUNCTION void spider__done(spider_reader *in)
     }
 }
 
-SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, const char *names, const uint8_t *map)
+/* Opens a list or tuple; the names make it a struct, the map one that came as a map. Two values to a pair of a map. */
+SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names, const uint8_t *map)
 {
     spider__level *level = &in->levels[in->depth];
     if (in->depth == SPIDER__MAX_DEPTH) {
@@ -820,16 +841,26 @@ SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, const cha
     level->map = map;
     level->index = 0;
     level->count = count;
+    level->pairs = pairs;
     in->depth++;
     spider__done(in); /* it may be empty */
     return !in->task->spider__failed;
+}
+
+/* How many arguments, or graph outputs, there are in all; 0 after an error. */
+SPIDER__FUNCTION uint32_t spider_count(spider_reader *in)
+{
+    if (in->task->spider__failed || (in->next == NULL && !spider__open_graph_outputs(in))) {
+        return 0;
+    }
+    return in->count;
 }
 
 /* The type of the next value, which is not taken. SPIDER_END: no argument is left, or the task has failed. */
 SPIDER__FUNCTION spider_type spider_peek(spider_reader *in)
 {
     spider__head head;
-    if (in->depth == 0 && !in->begun && in->next != NULL && in->index == in->count) {
+    if (in->depth == 0 && !in->begun && in->index == spider_count(in)) {
         return SPIDER_END;
     }
     if (!spider__begin(in, "a value")) {
@@ -843,22 +874,15 @@ SPIDER__FUNCTION spider_type spider_peek(spider_reader *in)
     return head.type;
 }
 
-/* How many arguments, or graph outputs, there are in all; 0 after an error. */
-SPIDER__FUNCTION uint32_t spider_count(spider_reader *in)
-{
-    if (in->task->spider__failed || (in->next == NULL && !spider__open_graph_outputs(in))) {
-        return 0;
-    }
-    return in->count;
-}
-
 /* True if there was no error and every argument has been read; one too many is an error. For tasks with side
  * effects; at the end of a task it is checked anyway. */
 SPIDER__FUNCTION bool spider_ready(spider_task *task)
 {
-    if (!task->spider__failed && task->in->index < task->in->count) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %" PRIu32 " value%s, found %" PRIu32, task->in->label,
-                    task->in->index, task->in->index == 1 ? "" : "s", task->in->count);
+    const spider_reader *in = task->in;
+    uint32_t read = in->index - (in->begun && in->depth == 0);
+    if (!task->spider__failed && read < in->count) {
+        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %" PRIu32 " value%s, found %" PRIu32, in->label, read,
+                    read == 1 ? "" : "s", in->count);
     }
     return !task->spider__failed;
 }
@@ -926,8 +950,9 @@ SPIDER__FUNCTION int64_t spider__read_signed(spider_reader *in, const char *expe
     if (!spider__take(in, expected, &head)) {
         return 0;
     }
-    value = head.negative ? -(int64_t)~head.bits - 1 : (int64_t)(head.bits & INT64_MAX);
-    if (head.type != SPIDER_INTEGER || (!head.negative && head.bits > INT64_MAX) || value < min || value > max) {
+    value = head.type == SPIDER_NEGATIVE ? -(int64_t)~head.bits - 1 : (int64_t)(head.bits & INT64_MAX);
+    if ((head.type != SPIDER_NEGATIVE && (head.type != SPIDER_UNSIGNED || head.bits > INT64_MAX)) || value < min
+        || value > max) {
         spider__mismatch(in, expected, &head);
         return 0;
     }
@@ -941,7 +966,7 @@ SPIDER__FUNCTION uint64_t spider__read_unsigned(spider_reader *in, const char *e
     if (!spider__take(in, expected, &head)) {
         return 0;
     }
-    if (head.type != SPIDER_INTEGER || head.negative || head.bits > max) {
+    if (head.type != SPIDER_UNSIGNED || head.bits > max) {
         spider__mismatch(in, expected, &head);
         return 0;
     }
@@ -949,46 +974,21 @@ SPIDER__FUNCTION uint64_t spider__read_unsigned(spider_reader *in, const char *e
     return head.bits;
 }
 
-/* Every width that the value was written in is accepted, if it fits; a float is not. */
-SPIDER__FUNCTION int8_t spider_read_int8(spider_reader *in)
-{
-    return (int8_t)spider__read_signed(in, "int8", INT8_MIN, INT8_MAX);
-}
-
-SPIDER__FUNCTION int16_t spider_read_int16(spider_reader *in)
-{
-    return (int16_t)spider__read_signed(in, "int16", INT16_MIN, INT16_MAX);
-}
-
-SPIDER__FUNCTION int32_t spider_read_int32(spider_reader *in)
-{
-    return (int32_t)spider__read_signed(in, "int32", INT32_MIN, INT32_MAX);
-}
-
-SPIDER__FUNCTION int64_t spider_read_int64(spider_reader *in)
-{
-    return spider__read_signed(in, "int64", INT64_MIN, INT64_MAX);
-}
-
-SPIDER__FUNCTION uint8_t spider_read_uint8(spider_reader *in)
-{
-    return (uint8_t)spider__read_unsigned(in, "uint8", UINT8_MAX);
-}
-
-SPIDER__FUNCTION uint16_t spider_read_uint16(spider_reader *in)
-{
-    return (uint16_t)spider__read_unsigned(in, "uint16", UINT16_MAX);
-}
-
-SPIDER__FUNCTION uint32_t spider_read_uint32(spider_reader *in)
-{
-    return (uint32_t)spider__read_unsigned(in, "uint32", UINT32_MAX);
-}
-
-SPIDER__FUNCTION uint64_t spider_read_uint64(spider_reader *in)
-{
-    return spider__read_unsigned(in, "uint64", UINT64_MAX);
-}
+/* spider_read_int8 to spider_read_uint64. Every width that the value was written in is accepted, if the value fits; a
+ * float is not. */
+#define SPIDER__INTEGER_READERS(bits)                                                                                    \
+    SPIDER__FUNCTION int##bits##_t spider_read_int##bits(spider_reader *in)                                              \
+    {                                                                                                                    \
+        return (int##bits##_t)spider__read_signed(in, "int" #bits, INT##bits##_MIN, INT##bits##_MAX);                    \
+    }                                                                                                                    \
+    SPIDER__FUNCTION uint##bits##_t spider_read_uint##bits(spider_reader *in)                                            \
+    {                                                                                                                    \
+        return (uint##bits##_t)spider__read_unsigned(in, "uint" #bits, UINT##bits##_MAX);                                \
+    }
+SPIDER__INTEGER_READERS(8)
+SPIDER__INTEGER_READERS(16)
+SPIDER__INTEGER_READERS(32)
+SPIDER__INTEGER_READERS(64)
 
 SPIDER__FUNCTION double spider__read_real(spider_reader *in, const char *expected)
 {
@@ -1004,8 +1004,10 @@ SPIDER__FUNCTION double spider__read_real(spider_reader *in, const char *expecte
         value = (double)narrow;
     } else if (head.type == SPIDER_DOUBLE) {
         memcpy(&value, &head.bits, sizeof value);
-    } else if (head.type == SPIDER_INTEGER) {
-        value = head.negative ? -(double)(0 - head.bits) : (double)head.bits;
+    } else if (head.type == SPIDER_UNSIGNED) {
+        value = (double)head.bits;
+    } else if (head.type == SPIDER_NEGATIVE) {
+        value = -(double)(0 - head.bits);
     } else {
         spider__mismatch(in, expected, &head);
         return 0;
@@ -1058,7 +1060,7 @@ SPIDER__FUNCTION uint32_t spider_read_list(spider_reader *in)
         spider__mismatch(in, "list", &head);
         return 0;
     }
-    return spider__enter(in, head.size, NULL, NULL) ? head.size : 0;
+    return spider__enter(in, head.size, false, NULL, NULL) ? head.size : 0;
 }
 
 /* Opens a map and returns how many pairs of a key and a value follow. */
@@ -1072,7 +1074,7 @@ SPIDER__FUNCTION uint32_t spider_read_map(spider_reader *in)
         spider__mismatch(in, "map", &head);
         return 0;
     }
-    return spider__enter(in, 2 * head.size, spider__pairs, NULL) ? head.size : 0;
+    return spider__enter(in, 2 * head.size, true, NULL, NULL) ? head.size : 0;
 }
 
 /* Opens a tuple of exactly `count` values, which follow. */
@@ -1084,11 +1086,11 @@ SPIDER__FUNCTION void spider_read_tuple(spider_reader *in, uint32_t count)
         return;
     }
     if (head.type != SPIDER_ARRAY || head.size != count) {
-        snprintf(expected, sizeof expected, "an array of %" PRIu32, count);
+        snprintf(expected, sizeof expected, "a tuple of %" PRIu32, count);
         spider__mismatch(in, expected, &head);
         return;
     }
-    spider__enter(in, count, NULL, NULL);
+    spider__enter(in, count, false, NULL, NULL);
 }
 
 /* Opens a struct. Its fields are to be read in the order of `names`, such as "x y" or "x, y": a string literal, it
@@ -1109,7 +1111,7 @@ SPIDER__FUNCTION void spider_read_struct(spider_reader *in, const char *names)
         return;
     }
     if (head.type == SPIDER_MAP) {
-        spider__enter(in, count, names, start);
+        spider__enter(in, count, false, names, start);
         return;
     }
     if (head.type != SPIDER_ARRAY || head.size != count) {
@@ -1117,7 +1119,7 @@ SPIDER__FUNCTION void spider_read_struct(spider_reader *in, const char *names)
         spider__mismatch(in, expected, &head);
         return;
     }
-    spider__enter(in, count, names, NULL);
+    spider__enter(in, count, false, names, NULL);
 }
 
 /* Bytes from an array of integers, or from binary. Valid until the task returns. */
@@ -1143,7 +1145,7 @@ SPIDER__FUNCTION spider_bytes spider_read_bytes(spider_reader *in)
         return value;
     }
     data = (uint8_t *)spider_alloc(in->task, head.size, 1);
-    if (!spider__enter(in, head.size, NULL, NULL) || data == NULL || head.size == 0) {
+    if (!spider__enter(in, head.size, false, NULL, NULL) || data == NULL || head.size == 0) {
         return value;
     }
     depth = in->depth;
@@ -1247,6 +1249,7 @@ SPIDER__FUNCTION void spider_write_boolean(spider_writer *out, bool value)
     spider__put_marker(out, value ? 0xc3 : 0xc2, 0, 0, 0);
 }
 
+/* Integers take the smallest form that holds the value, whatever their type. */
 SPIDER__FUNCTION void spider_write_uint64(spider_writer *out, uint64_t value)
 {
     if (value < 0x80) {
@@ -1280,36 +1283,19 @@ SPIDER__FUNCTION void spider_write_int64(spider_writer *out, int64_t value)
     }
 }
 
-/* Integers take the smallest form that holds the value, whatever their type. */
-SPIDER__FUNCTION void spider_write_int8(spider_writer *out, int8_t value)
-{
-    spider_write_int64(out, value);
-}
-
-SPIDER__FUNCTION void spider_write_int16(spider_writer *out, int16_t value)
-{
-    spider_write_int64(out, value);
-}
-
-SPIDER__FUNCTION void spider_write_int32(spider_writer *out, int32_t value)
-{
-    spider_write_int64(out, value);
-}
-
-SPIDER__FUNCTION void spider_write_uint8(spider_writer *out, uint8_t value)
-{
-    spider_write_uint64(out, value);
-}
-
-SPIDER__FUNCTION void spider_write_uint16(spider_writer *out, uint16_t value)
-{
-    spider_write_uint64(out, value);
-}
-
-SPIDER__FUNCTION void spider_write_uint32(spider_writer *out, uint32_t value)
-{
-    spider_write_uint64(out, value);
-}
+/* spider_write_int8 to spider_write_uint32. */
+#define SPIDER__INTEGER_WRITERS(bits)                                                                                    \
+    SPIDER__FUNCTION void spider_write_int##bits(spider_writer *out, int##bits##_t value)                                \
+    {                                                                                                                    \
+        spider_write_int64(out, value);                                                                                  \
+    }                                                                                                                    \
+    SPIDER__FUNCTION void spider_write_uint##bits(spider_writer *out, uint##bits##_t value)                              \
+    {                                                                                                                    \
+        spider_write_uint64(out, value);                                                                                 \
+    }
+SPIDER__INTEGER_WRITERS(8)
+SPIDER__INTEGER_WRITERS(16)
+SPIDER__INTEGER_WRITERS(32)
 
 SPIDER__FUNCTION void spider_write_float(spider_writer *out, float value)
 {
@@ -1347,8 +1333,10 @@ SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string valu
         return;
     }
     at = spider__put(out, spider__string_header_size(value.size) + value.size, 0);
-    if (at != NULL) {
+    if (at != NULL && value.size > 0) {
         memcpy(spider__string_header(at, value.size), value.data, value.size);
+    } else if (at != NULL) {
+        *at = 0xa0;
     }
 }
 
@@ -1558,7 +1546,7 @@ SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
 
 SPIDER__FUNCTION void spider__read_task_id(spider_task *task, spider_reader *in)
 {
-    static const char expected[] = "Index with a number, Commit or Cleanup";
+    const char *expected = "Index with a number, Commit or Cleanup";
     spider__head head;
     bool has_value = spider_peek(in) == SPIDER_MAP;
     uint32_t which;
@@ -1570,7 +1558,7 @@ SPIDER__FUNCTION void spider__read_task_id(spider_task *task, spider_reader *in)
             spider__mismatch(in, expected, &head);
             return;
         }
-        if (!spider__enter(in, 2, spider__pairs, NULL) || !spider__take(in, expected, &head)) {
+        if (!spider__enter(in, 2, true, NULL, NULL) || !spider__take(in, expected, &head)) {
             return;
         }
     }
@@ -1610,6 +1598,8 @@ SPIDER__FUNCTION void spider__run(spider_task *task, spider_task_function functi
 #if defined(__cpp_exceptions) || defined(__EXCEPTIONS)
     try {
         function(task);
+    } catch (const spider::task_error &error) {
+        spider_fail(task, error.kind(), "%s", error.what());
     } catch (const std::exception &error) {
         spider_fail(task, SPIDER_EXECUTION_ERROR, "%s", error.what());
     } catch (...) {
@@ -1701,6 +1691,308 @@ SPIDER__FUNCTION spider_result spider__execute(const spider__package *package, s
     }
     return spider__finish(&call);
 }
+
+/* ---- C++17: tasks that are ordinary functions ----------------------------------------------------------------- */
+
+#if defined(__cplusplus) && __cplusplus >= 201703L
+/*
+ * spider::typed<function> makes a task of a function. Its parameters are the arguments, and its result is the output; a
+ * std::tuple is several outputs, void is none. A first parameter of type `spider_task &` or `const spider_task &` is no
+ * argument but the call, with its context. What can be converted: bool, the integers, float, double, std::string,
+ * std::string_view (borrowed), spider_bytes (borrowed), std::vector, std::array, std::pair, std::tuple, std::optional,
+ * std::map, std::unordered_map, and every type for which there are
+ *
+ *     void spider_read(spider_reader *in, type &value);
+ *     void spider_write(spider_writer *out, const type &value);
+ *
+ * in its own namespace, in the global one, or from SPIDER_STRUCT.
+ */
+template <class T, class = std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>>>
+constexpr bool spider__is_integer() /* not a character, such as char or wchar_t */
+{
+    return std::is_same_v<T, std::make_signed_t<T>> || std::is_same_v<T, std::make_unsigned_t<T>>;
+}
+
+template <class T, std::enable_if_t<spider__is_integer<T>(), int> = 0>
+void spider_read(spider_reader *in, T &value)
+{
+    constexpr const char *names[] = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"};
+    constexpr int log2 = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
+    using limits = std::numeric_limits<T>;
+    if constexpr (std::is_signed_v<T>) {
+        value = static_cast<T>(spider__read_signed(in, names[2 * log2], limits::min(), limits::max()));
+    } else {
+        value = static_cast<T>(spider__read_unsigned(in, names[2 * log2 + 1], limits::max()));
+    }
+}
+
+template <class T, std::enable_if_t<spider__is_integer<T>(), int> = 0>
+void spider_write(spider_writer *out, const T &value)
+{
+    if constexpr (std::is_signed_v<T>) {
+        spider_write_int64(out, value);
+    } else {
+        spider_write_uint64(out, value);
+    }
+}
+
+inline void spider_read(spider_reader *in, bool &value) { value = spider_read_boolean(in); }
+inline void spider_read(spider_reader *in, float &value) { value = spider_read_float(in); }
+inline void spider_read(spider_reader *in, double &value) { value = spider_read_double(in); }
+inline void spider_read(spider_reader *in, spider_bytes &value) { value = spider_read_bytes(in); }
+
+inline void spider_read(spider_reader *in, std::string_view &value)
+{
+    const spider_string text = spider_read_string(in);
+    value = std::string_view(text.data, text.size);
+}
+
+inline void spider_read(spider_reader *in, std::string &value)
+{
+    const spider_string text = spider_read_string(in);
+    value.assign(text.data, text.size);
+}
+
+inline void spider_write(spider_writer *out, const bool &value) { spider_write_boolean(out, value); }
+inline void spider_write(spider_writer *out, const float &value) { spider_write_float(out, value); }
+inline void spider_write(spider_writer *out, const double &value) { spider_write_double(out, value); }
+inline void spider_write(spider_writer *out, const spider_bytes &value) { spider_write_bytes(out, value); }
+inline void spider_write(spider_writer *out, const char *value) { spider_write_cstring(out, value); }
+
+inline void spider_write(spider_writer *out, const std::string_view &value)
+{
+    spider_write_string(out, spider_string{value.data(), value.size()});
+}
+
+inline void spider_write(spider_writer *out, const std::string &value)
+{
+    spider_write_string(out, spider_string{value.data(), value.size()});
+}
+
+template <class A>
+void spider_read(spider_reader *in, std::vector<std::uint8_t, A> &value)
+{
+    const spider_bytes bytes = spider_read_bytes(in);
+    value.assign(bytes.data, bytes.data + bytes.size);
+}
+
+template <class A>
+void spider_write(spider_writer *out, const std::vector<std::uint8_t, A> &value)
+{
+    spider_write_bytes(out, spider_bytes{value.data(), value.size()});
+}
+
+template <class T, class A>
+void spider_read(spider_reader *in, std::vector<T, A> &value)
+{
+    std::uint32_t count = spider_read_list(in);
+    value.clear();
+    value.reserve(count < 1024 ? count : 1024); /* an element may be much larger than the byte that announced it */
+    for (; count > 0 && spider_ok(in->task); count--) {
+        T element{};
+        spider_read(in, element);
+        value.push_back(std::move(element));
+    }
+}
+
+template <class T, class A>
+void spider_write(spider_writer *out, const std::vector<T, A> &value)
+{
+    spider_write_list(out, value.size());
+    for (const T &element : value) {
+        spider_write(out, element);
+    }
+}
+
+template <class T, std::size_t N>
+void spider_read(spider_reader *in, std::array<T, N> &value)
+{
+    spider_read_tuple(in, N);
+    for (T &element : value) {
+        spider_read(in, element);
+    }
+}
+
+template <class T, std::size_t N>
+void spider_write(spider_writer *out, const std::array<T, N> &value)
+{
+    spider_write_tuple(out, N);
+    for (const T &element : value) {
+        spider_write(out, element);
+    }
+}
+
+template <class T>
+void spider_read(spider_reader *in, std::optional<T> &value)
+{
+    value.reset();
+    if (spider_read_option(in)) {
+        spider_read(in, value.emplace());
+    }
+}
+
+template <class T>
+void spider_write(spider_writer *out, const std::optional<T> &value)
+{
+    if (value) {
+        spider_write(out, *value);
+    } else {
+        spider_write_nil(out);
+    }
+}
+
+template <class... T>
+void spider_read(spider_reader *in, std::tuple<T...> &value)
+{
+    spider_read_tuple(in, sizeof...(T));
+    std::apply([in](T &...element) { (spider_read(in, element), ...); }, value);
+}
+
+template <class... T>
+void spider_write(spider_writer *out, const std::tuple<T...> &value)
+{
+    spider_write_tuple(out, sizeof...(T));
+    std::apply([out](const T &...element) { (spider_write(out, element), ...); }, value);
+}
+
+template <class T, class U>
+void spider_read(spider_reader *in, std::pair<T, U> &value)
+{
+    spider_read_tuple(in, 2);
+    spider_read(in, value.first);
+    spider_read(in, value.second);
+}
+
+template <class T, class U>
+void spider_write(spider_writer *out, const std::pair<T, U> &value)
+{
+    spider_write_tuple(out, 2);
+    spider_write(out, value.first);
+    spider_write(out, value.second);
+}
+
+template <class Map>
+void spider__read_map(spider_reader *in, Map &value)
+{
+    value.clear();
+    for (std::uint32_t count = spider_read_map(in); count > 0 && spider_ok(in->task); count--) {
+        typename Map::key_type key{};
+        typename Map::mapped_type mapped{};
+        spider_read(in, key);
+        spider_read(in, mapped);
+        if (const auto there = value.find(key); there != value.end()) { /* the last one counts, as in Rust */
+            there->second = std::move(mapped);
+        } else {
+            value.emplace(std::move(key), std::move(mapped));
+        }
+    }
+}
+
+template <class Map>
+void spider__write_map(spider_writer *out, const Map &value)
+{
+    spider_write_map(out, value.size());
+    for (const auto &pair : value) {
+        spider_write(out, pair.first);
+        spider_write(out, pair.second);
+    }
+}
+
+template <class... T> void spider_read(spider_reader *in, std::map<T...> &value) { spider__read_map(in, value); }
+template <class... T> void spider_read(spider_reader *in, std::unordered_map<T...> &value) { spider__read_map(in, value); }
+template <class... T> void spider_write(spider_writer *out, const std::map<T...> &value) { spider__write_map(out, value); }
+template <class... T> void spider_write(spider_writer *out, const std::unordered_map<T...> &value)
+{
+    spider__write_map(out, value);
+}
+
+namespace spider {
+
+/* The next value, such as read<std::int64_t>(task.graph_outputs). */
+template <class T>
+T read(spider_reader *in)
+{
+    T value{};
+    spider_read(in, value);
+    return value;
+}
+
+template <class... T>
+void read_each(spider_reader *in, T &...value)
+{
+    (spider_read(in, value), ...);
+}
+
+template <class T>
+void write_outputs(spider_writer *out, const T &value)
+{
+    spider_write(out, value);
+}
+
+template <class... T>
+void write_outputs(spider_writer *out, const std::tuple<T...> &value)
+{
+    std::apply([out](const T &...output) { (spider_write(out, output), ...); }, value);
+}
+
+template <class... Parameters, class Function>
+void call(spider_task *task, Function function)
+{
+    std::tuple<std::decay_t<Parameters>...> arguments;
+    std::apply([task](auto &...argument) { read_each(task->in, argument...); }, arguments);
+    if (!spider_ready(task)) {
+        return;
+    }
+    if constexpr (std::is_void_v<decltype(std::apply(function, std::move(arguments)))>) {
+        std::apply(function, std::move(arguments));
+    } else {
+        write_outputs(task->out, std::apply(function, std::move(arguments)));
+    }
+}
+
+template <class Result, class... Parameters>
+void unpack(spider_task *task, Result (*function)(Parameters...))
+{
+    call<Parameters...>(task, function);
+}
+
+template <class Result, class... Parameters>
+void unpack(spider_task *task, Result (*function)(spider_task &, Parameters...))
+{
+    call<Parameters...>(task, [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
+}
+
+template <class Result, class... Parameters>
+void unpack(spider_task *task, Result (*function)(const spider_task &, Parameters...))
+{
+    call<Parameters...>(task, [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
+}
+
+template <auto Function>
+void typed(spider_task *task)
+{
+    unpack(task, Function);
+}
+
+} // namespace spider
+
+/* SPIDER_STRUCT(point, x, y): the conversions of `struct point { double x; double y; };`. All fields, in their order;
+ * in the namespace of the struct or the global one. */
+#define SPIDER_STRUCT(type, ...)                                                                                         \
+    SPIDER__MAYBE_UNUSED inline void spider_read(spider_reader *spider__in, type &spider__value)                         \
+    {                                                                                                                    \
+        auto &[__VA_ARGS__] = spider__value;                                                                             \
+        spider_read_struct(spider__in, #__VA_ARGS__);                                                                    \
+        spider::read_each(spider__in, __VA_ARGS__);                                                                      \
+    }                                                                                                                    \
+    SPIDER__MAYBE_UNUSED inline void spider_write(spider_writer *spider__out, const type &spider__value)                 \
+    {                                                                                                                    \
+        const auto &[__VA_ARGS__] = spider__value;                                                                       \
+        spider_write(spider__out, std::tie(__VA_ARGS__));                                                                \
+    }                                                                                                                    \
+    static_assert(true, "")
+#define SPIDER__MAYBE_UNUSED __attribute__((visibility("hidden"), unused))
+#endif
 
 #if defined(__cplusplus)
 #pragma GCC diagnostic pop
