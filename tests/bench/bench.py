@@ -18,14 +18,16 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import chart
 import harness
 from harness import BenchError, Driver, Peer, Progress, percentile
 
+import protocol
+
 MIB = 1024 * 1024
-SUCCESS_OVERHEAD = harness.protocol.FRAME_HEADER_SIZE + harness.protocol.RESPONSE_OVERHEAD
+SUCCESS_OVERHEAD = protocol.FRAME_HEADER_SIZE + protocol.RESPONSE_OVERHEAD
 
 FLOOR, OURS, POOL = "C floor", "this executor", "ProcessPoolExecutor"
 BARE = "python3 -IS"
@@ -44,9 +46,9 @@ class Payload(NamedTuple):
     pool_block: int
 
 
-def payloads() -> List[Payload]:
+def payloads() -> list[Payload]:
     """The echo package returns its inputs: the least that a task can do, so that the executor is what is measured."""
-    one = harness.protocol.pack_values(1)
+    one = protocol.pack_values(1)
     found = [Payload("tiny", "integration_test_tasks", "fibonacci", one, one, 500, 120, 20)]
     for name, inputs, block, rounds, pool_block in (
         ("100 strings", harness.paths_payload(), 500, 100, 20),
@@ -72,9 +74,9 @@ class Samples:
     """What was measured of one subject with one payload. Times in nanoseconds."""
 
     def __init__(self) -> None:
-        self.round_trip: List[int] = []
-        self.ffi: List[int] = []
-        self.ipc: List[int] = []
+        self.round_trip: list[int] = []
+        self.ffi: list[int] = []
+        self.ipc: list[int] = []
         self.cpu = 0
         self.peak_kib = 0
 
@@ -120,7 +122,7 @@ Commands = Dict[str, List[str]]
 
 def measure_payload(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress, debug: bool
-) -> Tuple[Dict[str, Samples], Dict[str, Samples]]:
+) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """Samples of each subject; and, if asked, of each subject that logs at debug level to /dev/null."""
     frame = harness.request_frame(payload.package, payload.task, payload.inputs)
     block = max(payload.block // effort.block_divisor, 1)
@@ -137,12 +139,12 @@ def measure_payload(
                 env = harness.environment(RUST_LOG="debug")
                 turns.append((stack.enter_context(Peer(command, env, quiet=True)), debug_samples[name]))
         for at in range(1 + max(payload.rounds // effort.rounds_divisor, 1)):
-            progress.step("%s, round %d" % (payload.name, at))
+            progress.step(f"{payload.name}, round {at}")
             for peer, into in turns if at % 2 else turns[::-1]:
                 measured, reply = driver.run(peer, [frame], block)
                 outputs = reply[SUCCESS_OVERHEAD - 8 : -8]
                 if outputs != payload.outputs:
-                    raise BenchError("%s: not the outputs expected of %s" % (peer.command[-1], payload.task))
+                    raise BenchError(f"{peer.command[-1]}: not the outputs expected of {payload.task}")
                 if at:
                     into.add(measured)
             measured = pool.run(driver, payload.inputs, pool_block)
@@ -156,12 +158,12 @@ def measure_payload(
 
 def measure_spawn(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress
-) -> Dict[str, float]:
+) -> dict[str, float]:
     """P50 of the nanoseconds from before the spawn to behind the first reply; of BARE, to the exit of `-c pass`."""
     frame = harness.request_frame(payload.package, payload.task, payload.inputs)
-    times: Dict[str, List[int]] = {name: [] for name in (*commands, POOL, BARE)}
+    times: dict[str, list[int]] = {name: [] for name in (*commands, POOL, BARE)}
     for at in range(1 + effort.spawns):
-        progress.step("spawn to first reply, round %d" % at)
+        progress.step(f"spawn to first reply, round {at}")
         taken = {BARE: harness.spawn_to_exit_ns([sys.executable, "-IS", "-c", "pass"])}
         for name, command in commands.items():
             start = time.perf_counter_ns()
@@ -180,12 +182,12 @@ def measure_spawn(
 
 def measure_idle(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress
-) -> Dict[str, int]:
+) -> dict[str, int]:
     """PSS in KiB of the largest of a number of idle executors that are alive together, after 50 requests each."""
     frame = harness.request_frame(payload.package, payload.task, payload.inputs)
     largest = {}
     for name, command in {**commands, BARE: [sys.executable, "-IS", "-c", IDLE]}.items():
-        progress.step("proportional memory, %s" % name)
+        progress.step(f"proportional memory, {name}")
         with ExitStack() as stack:
             peers = [stack.enter_context(Peer(command)) for _ in range(effort.idle)]
             if name == BARE:
@@ -206,22 +208,22 @@ def bare_peak_kib() -> int:
 class Row(NamedTuple):
     payload: str
     measure: str
-    values: Dict[str, float]
+    values: dict[str, float]
     digits: int = 0
-    limit: Optional[Tuple[float, str]] = None
+    limit: tuple[float, str] | None = None
     """The most that OURS may be, and how that is said."""
 
 
-def limit_of_floor(factor: float, values: Dict[str, float]) -> Tuple[float, str]:
-    return factor * values[FLOOR], "%g × floor" % factor
+def limit_of_floor(factor: float, values: dict[str, float]) -> tuple[float, str]:
+    return factor * values[FLOOR], f"{factor:g} × floor"
 
 
-def payload_rows(payload: str, samples: Dict[str, Samples], limits: Dict[str, float]) -> List[Row]:
-    def row(measure: str, digits: int, values: Dict[str, float]) -> Row:
+def payload_rows(payload: str, samples: dict[str, Samples], limits: dict[str, float]) -> list[Row]:
+    def row(measure: str, digits: int, values: dict[str, float]) -> Row:
         limit = limit_of_floor(limits[measure], values) if measure in limits else None
         return Row(payload, measure, values, digits, limit)
 
-    def of(measure: str, percent: float, subjects: Sequence[str]) -> Dict[str, float]:
+    def of(measure: str, percent: float, subjects: Sequence[str]) -> dict[str, float]:
         return {name: percentile(getattr(samples[name], measure), percent) / 1000 for name in subjects}
 
     everyone = list(samples)
@@ -250,12 +252,12 @@ PEAK_LIMIT_MIB = 2
 IDLE_LIMIT_MIB = 1.5
 
 
-def measure(commands: Commands, effort: Effort) -> List[Row]:
+def measure(commands: Commands, effort: Effort) -> list[Row]:
     driver = Driver()
     sizes = payloads()
     rounds = sum(1 + max(payload.rounds // effort.rounds_divisor, 1) for payload in sizes)
     progress = Progress(rounds + 1 + effort.spawns + len(commands) + 1)
-    rows: List[Row] = []
+    rows: list[Row] = []
     for payload in sizes:
         tiny = payload is sizes[0]
         samples, debug = measure_payload(driver, commands, payload, effort, progress, debug=tiny)
@@ -263,18 +265,18 @@ def measure(commands: Commands, effort: Effort) -> List[Row]:
         if tiny:
             peak = rows[-1]
             bare = bare_peak_kib() / 1024
-            limit = (bare + PEAK_LIMIT_MIB, "%s + %g MiB" % (BARE, PEAK_LIMIT_MIB))
+            limit = (bare + PEAK_LIMIT_MIB, f"{BARE} + {PEAK_LIMIT_MIB:g} MiB")
             rows[-1] = peak._replace(values={**peak.values, BARE: bare}, limit=limit)
             overhead = {name: percentile(debug[name].ipc, 50) / 1000 for name in commands}
             overhead[FLOOR] = percentile(samples[FLOOR].ipc, 50) / 1000
             limit = limit_of_floor(DEBUG_LIMIT, overhead)
             rows.append(Row("tiny, `RUST_LOG=debug`", "IPC overhead P50, µs", overhead, 1, limit))
     spawn = {name: value / 1e6 for name, value in measure_spawn(driver, commands, sizes[0], effort, progress).items()}
-    limit = (SPAWN_LIMIT * spawn[BARE], "%g × %s" % (SPAWN_LIMIT, BARE))
+    limit = (SPAWN_LIMIT * spawn[BARE], f"{SPAWN_LIMIT:g} × {BARE}")
     rows.append(Row("tiny", "spawn to first reply P50, ms", spawn, 2, limit))
     idle = {name: kib / 1024 for name, kib in measure_idle(driver, commands, sizes[0], effort, progress).items()}
-    limit = (idle[BARE] + IDLE_LIMIT_MIB, "%s + %g MiB" % (BARE, IDLE_LIMIT_MIB))
-    rows.append(Row("tiny, %d idle" % effort.idle, "PSS of the largest, MiB", idle, 2, limit))
+    limit = (idle[BARE] + IDLE_LIMIT_MIB, f"{BARE} + {IDLE_LIMIT_MIB:g} MiB")
+    rows.append(Row(f"tiny, {effort.idle} idle", "PSS of the largest, MiB", idle, 2, limit))
     progress.close()
     return rows
 
@@ -288,9 +290,9 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
             if value is None:
                 cells.append("")
                 continue
-            cell = "%.*f" % (row.digits, value)
+            cell = f"{value:.{row.digits}f}"
             if name != FLOOR and row.values[FLOOR]:
-                cell += " (%.2f×)" % (value / row.values[FLOOR])
+                cell += f" ({value / row.values[FLOOR]:.2f}×)"
             cells.append(cell)
         limit, verdict = "", ""
         if row.limit is not None:
@@ -300,13 +302,14 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return harness.markdown_table(["payload", "measure", *columns, "at most", ""], lines)
 
 
-def explanation(columns: Sequence[str]) -> str:
+def explanation(command: Sequence[str]) -> str:
+    shown = " ".join(["python3", *command[1:-1], os.path.relpath(command[-1], harness.ROOT)])
     return (
-        "In parentheses: the multiple of the floor's figure. All on one core of %s. "
+        f"In parentheses: the multiple of the floor's figure. All on one core of {harness.machine()}. "
+        f"This executor is started with `{shown}`. "
         "Executor FFI is what the executor says that finding the package and the call took, in whole microseconds, "
         "rounded down; IPC overhead is the round trip less that, for every executor alike. "
-        "%s shows a bare interpreter: its peak and proportional memory while idle, and the time that `-c pass` takes.\n"
-        % (harness.machine(), BARE)
+        f"{BARE} is a bare interpreter: its peak and proportional memory while idle, and what `-c pass` takes.\n"
     )
 
 
@@ -316,7 +319,9 @@ def main() -> int:
         "--executor", metavar="PATH", action="append", default=[], help="another executor to put beside (repeatable)"
     )
     parser.add_argument("--quick", action="store_true", help="few samples: shows that it runs, not how fast it is")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=harness.BUILD, help="where bench.md and bench.svg go")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=harness.BUILD, help="where bench.md and bench.svg go"
+    )
     options = parser.parse_args()
     try:
         harness.build()
@@ -326,10 +331,10 @@ def main() -> int:
             commands[path] = [os.path.abspath(path)]
         rows = measure(commands, QUICK if options.quick else FULL)
     except BenchError as error:
-        print("bench: %s" % error, file=sys.stderr)
+        print(f"bench: {error}", file=sys.stderr)
         return 1
     columns = [*commands, POOL, BARE]
-    text = table(rows, columns) + "\n" + explanation(columns)
+    text = table(rows, columns) + "\n" + explanation(commands[OURS])
     print(text, end="")
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "bench.md").write_text(text, encoding="utf-8")

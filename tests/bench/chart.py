@@ -6,7 +6,7 @@ scheme, and where no style is applied they are a grey that is legible on either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Sequence
+from typing import TYPE_CHECKING, Sequence
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
@@ -25,25 +25,25 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
 def draw(rows: Sequence[Row], subjects: Sequence[str]) -> str:
-    """The round trips of each payload, and the spawn; `subjects` in their order, the floor first and this project next."""
+    """The round trips of each payload, and the spawn; `subjects` in their order: the floor, this executor, others."""
     groups = [row for row in rows if row.measure.startswith(("round trip P50", "spawn"))]
-    parts: List[str] = []
+    parts: list[str] = []
     y = MARGIN
     for row in groups:
         named = [(name, row.values[name]) for name in subjects if name in row.values]
         scale = (WIDTH - 2 * MARGIN - LABELS - FIGURES) / max(value for _, value in named)
         measure, unit = row.measure.rsplit(", ", 1)
-        parts.append(_text(MARGIN, y + 14, "%s: %s" % (row.payload, measure), "title"))
+        parts.append(_text(MARGIN, y + 14, f"{row.payload}: {measure}", "title"))
         y += TITLE - GAP
         for at, (name, value) in enumerate(named):
             width = max(value * scale, 1)
             colour = BARS[3] if name == subjects[-1] else BARS[min(at, 2)]
             x = MARGIN + LABELS
             parts.append(_text(x - 8, y + 12, name.rsplit("/", 1)[-1], "quiet", anchor="end"))
-            parts.append('<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>' % (x, y, width, BAR, colour))
-            figure = "%.*f %s" % (2 if value < 10 else 0 if value >= 1000 else 1, value, unit)
+            parts.append(f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>')
+            figure = f"{value:.{2 if value < 10 else 0 if value >= 1000 else 1}f} {unit}"
             if at:
-                figure += " (%.2f×)" % (value / named[0][1])
+                figure += f" ({value / named[0][1]:.2f}×)"
             parts.append(_text(x + width + 6, y + 12, figure))
             y += BAR + GAP
         y += MARGIN
@@ -56,4 +56,4 @@ def draw(rows: Sequence[Row], subjects: Sequence[str]) -> str:
 
 
 def _text(x: float, y: float, text: str, kind: str = "figure", anchor: str = "start") -> str:
-    return '<text class="%s" x="%.1f" y="%.1f" text-anchor="%s">%s</text>' % (kind, x, y, anchor, escape(text))
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -6,15 +6,18 @@ Everything is built into build/bench/ of the project. Times are taken in driver.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
@@ -34,29 +37,40 @@ class BenchError(Exception):
     """Something that the person at the terminal has to know: a build that failed, an executor that ended."""
 
 
-def executor_command(interpreter: str = sys.executable) -> List[str]:
-    """The way to start this project's executor that the README recommends."""
-    program = ROOT / "dist" / "spider-task-executor"
-    if not program.exists():
-        raise BenchError("%s is missing: run `make dist`" % program.relative_to(ROOT))
+def executor_command(interpreter: str = sys.executable) -> list[str]:
+    """How the README says to start this project's executor; the source file until `make dist` has run."""
+    recommended = ROOT / "dist" / "spider-task-executor"
+    program = recommended if recommended.exists() else ROOT / "spider_executor.py"
     return [interpreter, "-IS", str(program)]
 
 
 def compile_c(source: Path, target: Path, *flags: str) -> None:
-    if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+    """Compile, unless `target` is newer than the source and the headers beside it."""
+    newest = max(file.stat().st_mtime for file in (source, *source.parent.glob("*.h")))
+    if target.exists() and target.stat().st_mtime > newest:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CC", "cc")
     if shutil.which(compiler) is None:
-        raise BenchError("no C compiler: %s is not on PATH (CC names another)" % compiler)
-    command = [compiler, "-std=gnu99", "-O2", "-Wall", "-Wextra", *flags, "-o", str(target), str(source), "-ldl"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        raise BenchError("%s\n%s" % (" ".join(command), done.stdout))
+        raise BenchError(f"no C compiler: {compiler} is not on PATH (CC names another)")
+    command = [compiler, "-std=gnu99", "-O2", "-Wall", "-Wextra", *flags, str(source), "-ldl"]
+    with replacing(target) as made:
+        command += ["-o", str(made)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        if done.returncode != 0:
+            raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path to write to, which then takes the place of `target` at once: another run may be using that."""
+    made = target.with_name(f"{target.name}.{os.getpid()}")
+    yield made
+    made.replace(target)
 
 
 def library_path(package: str, directory: Path = PACKAGES) -> Path:
-    return directory / package / ("lib%s.so" % package)
+    return directory / package / f"lib{package}.so"
 
 
 def build() -> None:
@@ -74,8 +88,8 @@ def request_frame(package: str, task: str, inputs: bytes) -> bytes:
 
 def paths_payload(count: int = 100) -> bytes:
     """A list of strings such as tasks get: one value of about 60 bytes a path."""
-    path = "/data/warehouse/job-%06d/partition-%04d/part-%05d.parquet"
-    return protocol.pack_values([path % (index, index * 7, index * 13) for index in range(count)])
+    paths = [f"/data/warehouse/job-{n:06d}/partition-{n * 7:04d}/part-{n * 13:05d}.parquet" for n in range(count)]
+    return protocol.pack_values(paths)
 
 
 def bytes_payload(size: int) -> bytes:
@@ -89,8 +103,8 @@ class _Request(ctypes.Structure):
 class Block(NamedTuple):
     """What a number of requests in a row took."""
 
-    round_trip_ns: List[int]
-    elapsed_us: List[int]
+    round_trip_ns: list[int]
+    elapsed_us: list[int]
     cpu_ns: int
     """CPU time of the executor, all requests together."""
 
@@ -108,30 +122,48 @@ class Driver:
         self.cpu_ns.restype = ctypes.c_uint64
         self._reply = ctypes.create_string_buffer(REPLY_SIZE_MAX)
 
-    def run(self, peer: Peer, frames: Sequence[bytes], count: int) -> Tuple[Block, bytes]:
+    def run(self, peer: Peer, frames: Sequence[bytes], count: int) -> tuple[Block, bytes]:
         """Send `count` requests, `frames` in turn, each after the reply to the one before; also the last reply."""
-        requests = (_Request * len(frames))(*((frame, len(frame)) for frame in frames))
+        requests = (_Request * len(frames))(*(_Request(frame, len(frame)) for frame in frames))
         round_trips, elapsed = (ctypes.c_uint64 * count)(), (ctypes.c_uint64 * count)()
         signal.signal(signal.SIGALRM, _raise_timeout)
         signal.alarm(BLOCK_TIMEOUT_SECONDS)
         try:
             before = self.cpu_ns(peer.pid)
             size = self._run(
-                peer.to, peer.fro, requests, len(frames), count, self._reply, REPLY_SIZE_MAX, round_trips, elapsed
+                peer.to_child,
+                peer.from_child,
+                requests,
+                len(frames),
+                count,
+                self._reply,
+                REPLY_SIZE_MAX,
+                round_trips,
+                elapsed,
             )
             cpu_ns = self.cpu_ns(peer.pid) - before
         finally:
             signal.alarm(0)
         if size < 0:
-            raise BenchError("%s: %s" % (" ".join(peer.command), os.strerror(-size)))
-        return Block(list(round_trips), list(elapsed), cpu_ns), self._reply[:size]
+            raise BenchError(f"{shlex.join(peer.command)}: {self._problem(-size)}")
+        return Block(list(round_trips), list(elapsed), cpu_ns), bytes(memoryview(self._reply)[:size])
+
+    def _problem(self, code: int) -> str:
+        if code == errno.EPIPE:
+            return "it ended without a reply"
+        if code != errno.EBADMSG:
+            return os.strerror(code)
+        body, _ = protocol.decode_frame(bytes(self._reply))
+        outcome = protocol.decode_response(body)[0].outcome
+        assert isinstance(outcome, protocol.Failure)
+        return f"the task failed: {protocol.decode_executor_error(outcome.error)[0]}"
 
 
 def _raise_timeout(*_: Any) -> None:
-    raise BenchError("no reply within %d seconds" % BLOCK_TIMEOUT_SECONDS)
+    raise BenchError(f"no reply within {BLOCK_TIMEOUT_SECONDS} seconds")
 
 
-def environment(**more: str) -> Dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     """Ours, with the packages of the bench and without the variables that change what an executor does."""
     kept = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
     return {**kept, "SPIDER_TDL_PACKAGE_DIR": str(PACKAGES), **more}
@@ -140,11 +172,11 @@ def environment(**more: str) -> Dict[str, str]:
 class Peer:
     """An executor at the other end of two pipes. A context manager: leaving it kills and reaps the executor."""
 
-    def __init__(self, command: Sequence[str], env: Optional[Dict[str, str]] = None, quiet: bool = False) -> None:
+    def __init__(self, command: Sequence[str], env: dict[str, str] | None = None, quiet: bool = False) -> None:
         self.command = list(command)
-        stdin, self.to = os.pipe()
-        self.fro, stdout = os.pipe()
-        actions: List[Tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
+        stdin, self.to_child = os.pipe()
+        self.from_child, stdout = os.pipe()
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
         if quiet:
             actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
         try:
@@ -152,7 +184,7 @@ class Peer:
                 self.command[0], self.command, environment() if env is None else env, file_actions=actions
             )
         except OSError as error:
-            raise BenchError("cannot start %s: %s" % (self.command[0], error.strerror)) from None
+            raise BenchError(f"cannot start {self.command[0]}: {error.strerror}") from None
         finally:
             os.close(stdin)
             os.close(stdout)
@@ -163,11 +195,11 @@ class Peer:
     def __exit__(self, *_: Any) -> None:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        os.close(self.to)
-        os.close(self.fro)
+        os.close(self.to_child)
+        os.close(self.from_child)
 
 
-def spawn_to_exit_ns(command: Sequence[str]) -> int:
+def spawn_to_exit_ns(command: list[str]) -> int:
     start = time.perf_counter_ns()
     pid = os.posix_spawn(command[0], command, environment())
     os.waitpid(pid, 0)
@@ -189,32 +221,35 @@ def resident_kib(pid: int) -> int:
 
 
 def _kib(pid: int, file: str, field: str) -> int:
-    text = Path("/proc/%d/%s" % (pid, file)).read_text()
-    found = re.search(r"^%s:\s*(\d+) kB" % field, text, re.MULTILINE)
+    text = Path(f"/proc/{pid}/{file}").read_text()
+    found = re.search(rf"^{field}:\s*(\d+) kB", text, re.MULTILINE)
     if found is None:
-        raise BenchError("/proc/%d/%s has no %s" % (pid, file, field))
+        raise BenchError(f"/proc/{pid}/{file} has no {field}")
     return int(found.group(1))
 
 
 def descriptors(pid: int) -> int:
-    return len(os.listdir("/proc/%d/fd" % pid))
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[int((len(values) - 1) * percent / 100)]
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded, so that the source can be read as well; the first two hold words, the others figures."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 2) -> str:
+    """Columns padded, so that the source can be read as well; the first ones hold words, the others figures."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
 
     def line(cells: Sequence[str]) -> str:
-        return "| %s |" % " | ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width) for at, (cell, width) in enumerate(zip(cells, widths))
+        return "| {} |".format(
+            " | ".join(
+                cell.ljust(width) if at < words else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(cells, widths))
+            )
         )
 
-    rule = "|%s|" % "|".join(
-        "-" * (width + 2) if at < 2 else "-" * (width + 1) + ":" for at, width in enumerate(widths)
+    rule = "|{}|".format(
+        "|".join("-" * (width + 2) if at < words else "-" * (width + 1) + ":" for at, width in enumerate(widths))
     )
     return "\n".join([line(head), rule, *map(line, rows)]) + "\n"
 
@@ -230,7 +265,7 @@ class Progress:
         self._done += 1
         if self._shown:
             filled = 30 * self._done // self._total
-            sys.stderr.write("\r\x1b[K[%s%s] %s" % ("#" * filled, "." * (30 - filled), what))
+            sys.stderr.write("\r\x1b[K[{}{}] {}".format("#" * filled, "." * (30 - filled), what))
             sys.stderr.flush()
 
     def close(self) -> None:
@@ -246,5 +281,5 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
     release = os.uname().release
-    python = "%s %d.%d.%d" % (sys.implementation.name, *sys.version_info[:3])
-    return "%d x %s, Linux %s, %s" % (os.cpu_count() or 1, model, release, python)
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{os.cpu_count()} × {model}, Linux {release}, CPython {python}"
