@@ -19,9 +19,7 @@ import _thread
 import ctypes
 import faulthandler
 import fcntl
-import mmap
 import os
-import select
 import sys
 import time
 from ctypes import c_char, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_ulong, c_void_p
@@ -63,7 +61,7 @@ from protocol import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, NoReturn, Sequence, Union
+    from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, Union
 
     from protocol import Buffer
     from protocol import Version as VersionNumbers
@@ -84,6 +82,8 @@ _libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
 _libc.dlclose.argtypes = [c_void_p]
 _libc.dlerror.restype = c_char_p
+_libc.malloc.argtypes = [c_size_t]
+_libc.malloc.restype = c_void_p
 _free = _libc.free
 _free.argtypes = [c_void_p]
 _free.restype = None
@@ -185,9 +185,11 @@ class Channel:
     def __init__(self, input_fd: int, output_fd: int) -> None:
         self.input_fd = input_fd
         self.output_fd = output_fd
-        # Room for the largest frame; its pages cost nothing before they are used.
-        self.buffer = mmap.mmap(-1, FRAME_HEADER_SIZE + FRAME_BODY_MAX)
-        self.address = ctypes.addressof(c_char.from_buffer(self.buffer))
+        # Room for the largest frame. From malloc, since its pages cost nothing before they are used.
+        self.address: int = _libc.malloc(_FRAME_MAX)
+        if not self.address:
+            raise MemoryError
+        self.buffer: Any = (c_char * _FRAME_MAX).from_address(self.address)
         self.running: Callable[[], Any] | None = None
         self._limits: list[Any] = []
 
@@ -218,7 +220,7 @@ class Channel:
         ProtocolError if a frame is too long, OSError.
         """
         buffer, input_fd = self.buffer, self.input_fd
-        view = memoryview(buffer)
+        view = memoryview(buffer).cast("B")
         whole = [view]
         start = filled = 0
         while True:
@@ -236,7 +238,7 @@ class Channel:
             try:
                 count = os.readv(input_fd, [view[filled:]] if filled else whole)
             except BlockingIOError:
-                _wait(input_fd, select.POLLIN)
+                _wait(input_fd, "POLLIN")
                 continue
             if count == 0:
                 if filled:
@@ -258,7 +260,7 @@ class Channel:
             try:
                 count = os.writev(self.output_fd, parts)
             except BlockingIOError:
-                _wait(self.output_fd, select.POLLOUT)
+                _wait(self.output_fd, "POLLOUT")
                 continue
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
@@ -266,6 +268,7 @@ class Channel:
                 parts[0] = parts[0][count:]
 
 
+_FRAME_MAX = FRAME_HEADER_SIZE + FRAME_BODY_MAX
 _F_SETPIPE_SZ = 1031
 _RLIMIT_NOFILE = 7
 _RLIMIT_COUNT = 16
@@ -295,10 +298,12 @@ def _get_limit(resource: int) -> Any:
     return limit
 
 
-def _wait(fd: int, event: int) -> None:
+def _wait(fd: int, event: str) -> None:
     """Wait until a descriptor that its owner made non-blocking is ready."""
+    import select
+
     poll = select.poll()
-    poll.register(fd, event)
+    poll.register(fd, getattr(select, event))
     poll.poll()
 
 
@@ -308,7 +313,7 @@ def _write_all(fd: int, data: bytes) -> None:
         try:
             count = os.write(fd, data)
         except BlockingIOError:
-            _wait(fd, select.POLLOUT)
+            _wait(fd, "POLLOUT")
             continue
         if count == len(data):
             return
@@ -867,6 +872,8 @@ class _Process:
 
         The main thread notices by itself at any other time. A closed stdin says nothing: the reply may still be wanted.
         """
+        import select
+
         poll = select.poll()
         poll.register(self.channel.output_fd, 0)
         while True:
@@ -1017,6 +1024,8 @@ class ExecutorHandle:
             raise
 
     def _exchange(self, frame: bytes, timeout: float | None) -> protocol.Result | TaskTimeout | TaskCrash:
+        import select
+
         deadline = None if timeout is None else time.monotonic() + timeout
         input_fd, output_fd = self._input.fileno(), self._output.fileno()
         unsent = memoryview(frame)
@@ -1113,13 +1122,253 @@ def own_command() -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------- command line
 
+EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
+
+# Each command's options, and what the value of each is called, if it takes one.
+_OPTIONS = {
+    "run": {
+        "--package-dir": "DIR",
+        "--timeout": "SECONDS",
+        "--repeat": "N",
+        "--commit": None,
+        "--context": "FILE",
+        "--raw": None,
+        "--in-process": None,
+        "--executor": "PATH",
+    },
+}
+
+
+class _CommandError(Exception):
+    """A command ends with `status`; the text says why."""
+
+    def __init__(self, text: str, status: int = EXIT_USAGE) -> None:
+        super().__init__(text)
+        self.status = status
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve if there are no arguments, else run a command; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         serve_process()
-    raise NotImplementedError
+    try:
+        return _run_command(arguments[0], arguments[1:])
+    except _CommandError as error:
+        _say(str(error))
+        return error.status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_BROKEN_PIPE
+
+
+def _run_command(command: str, arguments: Sequence[str]) -> int:
+    options, values = _parse(arguments, _OPTIONS[command])
+    return _run(options, values)
+
+
+def _parse(arguments: Sequence[str], known: dict[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """Part options, which may stand anywhere before a `--`, from the rest."""
+    options: dict[str, str] = {}
+    values: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            values.extend(rest)
+        elif not argument.startswith("-") or argument in ("-", "-Infinity") or argument[1].isdigit():
+            values.append(argument)
+        else:
+            name, has_value, value = argument.partition("=")
+            if name not in known:
+                raise _CommandError(f"unknown option {name}{_did_you_mean(name, known)}")
+            metavar = known[name]
+            if metavar is None and has_value:
+                raise _CommandError(f"{name} takes no value")
+            if metavar is not None and not has_value:
+                value = next(rest, "")
+            if metavar is not None and not value:
+                raise _CommandError(f"{name}: expected {metavar}")
+            options[name] = value
+    return options, values
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    import difflib
+
+    return "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(word, known, 1))
+
+
+def _say(text: str) -> None:
+    """A line for the person, on stderr."""
+    try:
+        _write_all(2, f"spider-task-executor: {text}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass
+
+
+def _number(options: dict[str, str], name: str, kind: Callable[[str], Any], highest: int) -> Any:
+    """The value of an option that takes a positive number, or None."""
+    text = options.get(name)
+    if text is None:
+        return None
+    try:
+        number = kind(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= highest:
+        raise _CommandError(f"{name}: expected a number above 0, at most {highest}, found {text}")
+    return number
+
+
+def _directory(options: dict[str, str]) -> bytes:
+    """The directory of the packages, from the option or the environment."""
+    path = options.get("--package-dir")
+    if path is None:
+        try:
+            return _package_dir()
+        except _StartError as error:
+            raise _CommandError(f"{error}; --package-dir DIR names it as well") from None
+    if not os.path.isdir(path):
+        raise _CommandError(f"--package-dir: expected the directory of the task packages, found {path}")
+    return os.fsencode(path)
+
+
+def _run(options: dict[str, str], values: list[str]) -> int:
+    """The command `run`."""
+    if len(values) < 2:
+        raise _CommandError("run: expected PACKAGE TASK [VALUE ...]")
+    for one, other in (("--commit", "--context"), ("--in-process", "--executor"), ("--in-process", "--timeout")):
+        if one in options and other in options:
+            raise _CommandError(f"run: {one} and {other} exclude each other")
+    directory = _directory(options)
+    timeout = _number(options, "--timeout", float, 1000000)
+    request = _request(options, values[0], values[1], values[2:])
+
+    if "--in-process" in options:
+        # What the task prints goes where it goes in an executor.
+        output_fd = os.dup(1)
+        os.dup2(2, 1)
+        return _run_times(options, directory, request, output_fd, _local(directory))
+    command = [options["--executor"]] if "--executor" in options else None
+    try:
+        handle = ExecutorHandle(directory, command)
+    except OSError as error:
+        raise _CommandError(f"cannot start the executor: {error}") from None
+    with handle:
+        return _run_times(options, directory, request, 1, lambda request: handle.request(request, timeout))
+
+
+def _local(directory: bytes) -> Callable[[protocol.Execute], protocol.Result]:
+    """What runs requests in this very process."""
+    _libc.signal(c_int(_SIGINT), c_void_p(_SIG_DFL))
+    manager = TdlPackageManager(directory)
+
+    def execute(request: protocol.Execute) -> protocol.Result:
+        started = time.monotonic_ns()
+        try:
+            package = manager.load(request.package)
+            outcome = package.execute(request.task_func, request.raw_ctx, request.raw_inputs)
+        except ExecutorError as error:
+            outcome = Failure(error.encode())
+        return protocol.Result(outcome, (time.monotonic_ns() - started) // 1000)
+
+    return execute
+
+
+def _request(options: dict[str, str], package: str, task: str, values: list[str]) -> protocol.Execute:
+    """The request that the command line describes."""
+    context = protocol.TaskContext()
+    # Twice the frames that msgpack's deepest value takes in `_printable`, and more than `json` takes.
+    sys.setrecursionlimit(4 * protocol.MSGPACK_DEPTH_MAX)
+    parsed = [_read_value(position, text) for position, text in enumerate(values, 1)]
+    try:
+        payload = protocol.pack_values(*parsed)
+        if "--commit" in options:
+            outputs = bytes((protocol.PLAIN,)) + payload
+            context = protocol.TaskContext(task_id=protocol.COMMIT, graph_outputs=outputs)
+            payload = protocol.pack_values()
+        raw_ctx = _read_file(options["--context"]) if "--context" in options else context.encode()
+        request = protocol.Execute(package, task, raw_ctx, payload)
+        protocol.encode_frame(protocol.encode_request(request))
+    except ProtocolError as error:
+        raise _CommandError(f"the request cannot be sent: {error}") from None
+    return request
+
+
+def _read_value(position: int, text: str) -> Any:
+    """A value from the command line: JSON, `@` and the name of a file with JSON in it, or `-` for JSON on stdin."""
+    import json
+
+    source = "stdin" if text == "-" else text[1:] if text.startswith("@") else None
+    data = text if source is None else _read_file(0 if text == "-" else source)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        problem = "it is nested too deep"
+    except ValueError as error:
+        problem = str(error)
+        if source is None and text.isidentifier():
+            problem += f"""; a string needs its quotes: '"{text}"'"""
+    raise _CommandError(f"value {position}: expected JSON{f' in {source}' if source else ''}: {problem}")
+
+
+def _read_file(path: str | int) -> bytes:
+    try:
+        with open(path, "rb", closefd=path != 0) as file:
+            return file.read()
+    except OSError as error:
+        raise _CommandError(f"{path}: {error.strerror}") from None
+
+
+def _run_times(
+    options: dict[str, str],
+    directory: bytes,
+    request: protocol.Execute,
+    output_fd: int,
+    execute: Callable[[protocol.Execute], protocol.Result | TaskTimeout | TaskCrash],
+) -> int:
+    """Have the request executed as often as it is asked for; print the outputs and the time."""
+    task = f"{request.package}::{request.task_func}"
+    elapsed, round_trips = [], []
+    outputs = b""
+    for _ in range(_number(options, "--repeat", int, 1000000000) or 1):
+        started = time.monotonic_ns()
+        try:
+            response = execute(request)
+            if isinstance(response, TaskTimeout):
+                raise _CommandError(f"{task}: no reply within {response.seconds:g} s", EXIT_NO_REPLY)
+            if isinstance(response, TaskCrash):
+                raise _CommandError(f"{task}: the executor ended without a reply: {response}", EXIT_NO_REPLY)
+            if isinstance(response.outcome, Failure):
+                error = protocol.decode_executor_error(response.outcome.error)[0]
+                raise _CommandError(f"{task}: {error}", EXIT_FAILURE)
+        except ProtocolError as broken:
+            raise _CommandError(f"{task}: the executor's reply cannot be read: {broken}", EXIT_NO_REPLY) from None
+        round_trips.append((time.monotonic_ns() - started) // 1000)
+        elapsed.append(response.elapsed_us)
+        outputs = response.outcome.outputs
+    _write_all(output_fd, outputs if "--raw" in options else _to_json(protocol.unpack_values(outputs)))
+    _say(f"{task}: {elapsed[-1]} µs")
+    return 0
+
+
+def _to_json(value: Any) -> bytes:
+    """One line of JSON."""
+    import json
+
+    return (json.dumps(_printable(value), ensure_ascii=False) + "\n").encode()
+
+
+def _printable(value: Any) -> Any:
+    """A value as JSON has it: bytes are arrays of integers; so they are as keys, in a string like all keys."""
+    if isinstance(value, bytes):
+        return list(value)
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {str(list(key)) if isinstance(key, bytes) else key: _printable(item) for key, item in value.items()}
+    return value
 
 
 if __name__ == "__main__":
