@@ -37,11 +37,12 @@ class BenchError(Exception):
     """Something that the person at the terminal has to know: a build that failed, an executor that ended."""
 
 
-def executor_command(interpreter: str = sys.executable) -> list[str]:
-    """How the README says to start this project's executor; the source file until `make dist` has run."""
-    recommended = ROOT / "dist" / "spider-task-executor"
-    program = recommended if recommended.exists() else ROOT / "spider_executor.py"
-    return [interpreter, "-IS", str(program)]
+def executor_command() -> list[str]:
+    """How the README says to start this project's executor; the source, if `make dist` has not run since it changed."""
+    source, made = ROOT / "spider_executor.py", ROOT / "dist" / "spider-task-executor"
+    changed = max(file.stat().st_mtime for file in (source, ROOT / "protocol.py"))
+    program = made if made.exists() and made.stat().st_mtime >= changed else source
+    return [sys.executable, "-IS", str(program)]
 
 
 def compile_c(source: Path, target: Path, *flags: str) -> None:
