@@ -82,7 +82,16 @@ static void nil(spider_task *task)
     spider_write_nil(task->out);
 }
 
-/* Copies one value of any type. The readers end the recursion: they follow 1,024 levels, no more. */
+/* swap(int64, string) -> string, int64: two arguments, two outputs */
+static void swap(spider_task *task)
+{
+    int64_t number = spider_read_int64(task->in);
+    spider_string text = spider_read_string(task->in);
+    spider_write_string(task->out, text);
+    spider_write_int64(task->out, number);
+}
+
+/* Copies one value of any type. The readers end the recursion: they follow 1,023 levels, no more. */
 static void copy(spider_reader *in, spider_writer *out)
 {
     uint32_t count;
@@ -182,6 +191,7 @@ SPIDER_TDL_PACKAGE("kitchen_sink", NULL,
     {"tuple", tuple},
     {"option", option},
     {"nil", nil},
+    {"swap", swap},
     {"any", any},
     {"all", all},
     {"context", context},

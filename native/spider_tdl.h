@@ -87,8 +87,8 @@
 #define SPIDER_TDL_VERSION_MINOR 1
 #define SPIDER_TDL_VERSION_PATCH 0
 
-/* The deepest nesting that the readers follow. */
-#define SPIDER__MAX_DEPTH 1024
+/* The deepest nesting that the readers follow: as deep as Rust's. */
+#define SPIDER__MAX_DEPTH 1023
 
 /* ---- Types ---------------------------------------------------------------------------------------------------- */
 
@@ -834,7 +834,7 @@ SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pair
 {
     spider__level *level = &in->levels[in->depth];
     if (in->depth == SPIDER__MAX_DEPTH) {
-        spider__unexpected(in, "at most 1024 levels", "deeper nesting");
+        spider__unexpected(in, "at most 1023 levels", "deeper nesting");
         return false;
     }
     level->names = names;
@@ -1520,7 +1520,7 @@ SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
     const spider__call *call = (const spider__call *)(const void *)task;
     spider_bytes buffer = call->graph_buffer;
     if (!call->has_graph_buffer) {
-        spider_fail(task, SPIDER_INVALID_TASK_CONTEXT, "%s: this is not a commit task, there are none", in->label);
+        spider_fail(task, SPIDER_INVALID_TASK_CONTEXT, "%s: there are none, only a commit task has them", in->label);
     } else if (buffer.size == 0 || buffer.data[0] > 1) {
         char found[32] = "no bytes";
         if (buffer.size > 0) {
@@ -1918,7 +1918,7 @@ T read(spider_reader *in)
 }
 
 template <class... T>
-void read_each(spider_reader *in, T &...value)
+void read_each([[maybe_unused]] spider_reader *in, T &...value)
 {
     (spider_read(in, value), ...);
 }

@@ -1,0 +1,184 @@
+// The tasks of native/kitchen_sink.c as ordinary C++ functions, and what only C++ has: exceptions and an author's types.
+#include "spider_tdl.h"
+
+#include <stdexcept>
+
+namespace {
+
+template <class T>
+T echo(T value)
+{
+    return value;
+}
+
+struct record {
+    std::uint64_t id;
+    std::string name;
+    std::vector<std::uint8_t> data;
+};
+SPIDER_STRUCT(record, id, name, data);
+
+std::tuple<std::string, std::int64_t> swap(const std::int64_t &number, std::string &&text) noexcept
+{
+    return {std::move(text), number};
+}
+
+std::tuple<std::tuple<bool, std::string>> tuple(std::tuple<bool, std::string> value) { return {value}; }
+
+std::tuple<std::uint64_t, const char *, std::uint64_t, std::uint64_t, std::uint64_t> context(const spider_task &task)
+{
+    const char *kind = task.kind == SPIDER_INDEX_TASK ? "index" : task.kind == SPIDER_COMMIT_TASK ? "commit" : "cleanup";
+    return {task.job_id, kind, task.index, task.instance_id, task.resource_group_id};
+}
+
+std::string fail(spider_task &task, std::uint8_t kind, const std::string &message)
+{
+    spider_write_cstring(task.out, "lost");
+    if (kind <= SPIDER_CUSTOM) {
+        throw spider::task_error(static_cast<spider_error>(kind), message);
+    }
+    return message;
+}
+
+std::int64_t sum_of_outputs(spider_task &task)
+{
+    std::int64_t sum = 0;
+    while (spider_peek(task.graph_outputs) != SPIDER_END) {
+        sum += spider::read<std::int64_t>(task.graph_outputs);
+    }
+    return sum;
+}
+
+// An author's class, with conversions of its own, in its own namespace.
+namespace geometry {
+class point {
+public:
+    double x = 0;
+    double y = 0;
+};
+
+void spider_read(spider_reader *in, point &value)
+{
+    spider_read_struct(in, "x y");
+    value.x = spider_read_double(in);
+    value.y = spider_read_double(in);
+}
+
+void spider_write(spider_writer *out, const point &value)
+{
+    spider_write_tuple(out, 2);
+    spider_write_double(out, value.x);
+    spider_write_double(out, value.y);
+}
+
+struct path {
+    std::optional<std::string> name;
+    std::vector<point> points;
+    std::array<bool, 2> flags;
+};
+SPIDER_STRUCT(path, name, points, flags);
+} // namespace geometry
+
+using paths = std::unordered_map<std::string, std::vector<geometry::path>>;
+
+paths reversed(paths all)
+{
+    for (auto &[key, list] : all) {
+        for (geometry::path &path : list) {
+            path.points = {path.points.rbegin(), path.points.rend()};
+        }
+    }
+    return all;
+}
+
+// A type that contains itself.
+struct tree {
+    std::vector<tree> children;
+};
+SPIDER_STRUCT(tree, children);
+
+std::uint64_t depth(const tree &node)
+{
+    std::uint64_t deepest = 0;
+    for (const tree &child : node.children) {
+        deepest = std::max(deepest, depth(child));
+    }
+    return deepest + 1;
+}
+
+std::pair<std::vector<bool>, std::map<int, long long>> odds(std::string_view text, spider_bytes data)
+{
+    std::vector<bool> bits;
+    for (char c : text) {
+        bits.push_back(c == '1');
+    }
+    std::map<int, long long> histogram;
+    for (std::size_t i = 0; i < data.size; i++) {
+        histogram[data.data[i]]--;
+    }
+    return {bits, histogram};
+}
+
+void nothing() {}
+
+void throw_exception() { throw std::out_of_range("the reason"); }
+void throw_number() { throw 42; }
+void throw_default(const std::string &text) { throw spider::task_error(text); }
+
+void throw_after_fail(spider_task *task)
+{
+    spider_write_cstring(task->out, "lost");
+    spider_fail(task, SPIDER_CUSTOM, "the first");
+    throw std::runtime_error("the second");
+}
+
+void throw_after_bad_argument(spider_task *task)
+{
+    spider_read_int64(task->in);
+    throw std::runtime_error("the second");
+}
+
+void exhaust() { std::vector<char>(std::size_t(-1) / 4).at(0) = 'x'; }
+
+void initialize(spider_task *)
+{
+    if (std::getenv("SPIDER_TEST_TYPED_INIT_THROWS") != nullptr) {
+        throw std::runtime_error("init has thrown");
+    }
+}
+
+} // namespace
+
+SPIDER_TDL_PACKAGE("typed", initialize,
+    {"int8", spider::typed<echo<std::int8_t>>},
+    {"int16", spider::typed<echo<std::int16_t>>},
+    {"int32", spider::typed<echo<std::int32_t>>},
+    {"int64", spider::typed<echo<std::int64_t>>},
+    {"uint8", spider::typed<echo<std::uint8_t>>},
+    {"uint16", spider::typed<echo<std::uint16_t>>},
+    {"uint32", spider::typed<echo<std::uint32_t>>},
+    {"uint64", spider::typed<echo<std::uint64_t>>},
+    {"float", spider::typed<echo<float>>},
+    {"double", spider::typed<echo<double>>},
+    {"boolean", spider::typed<echo<bool>>},
+    {"string", spider::typed<echo<std::string>>},
+    {"bytes", spider::typed<echo<std::vector<std::uint8_t>>>},
+    {"list", spider::typed<echo<std::vector<std::int64_t>>>},
+    {"map", spider::typed<echo<std::map<std::string, double>>>},
+    {"struct", spider::typed<echo<record>>},
+    {"tuple", spider::typed<tuple>},
+    {"option", spider::typed<echo<std::optional<std::string>>>},
+    {"swap", spider::typed<swap>},
+    {"context", spider::typed<context>},
+    {"fail", spider::typed<fail>},
+    {"sum_of_outputs", spider::typed<sum_of_outputs>},
+    {"reversed", spider::typed<reversed>},
+    {"depth", spider::typed<depth>},
+    {"odds", spider::typed<odds>},
+    {"nothing", spider::typed<nothing>},
+    {"throw_exception", spider::typed<throw_exception>},
+    {"throw_number", spider::typed<throw_number>},
+    {"throw_default", spider::typed<throw_default>},
+    {"throw_after_fail", throw_after_fail},
+    {"throw_after_bad_argument", throw_after_bad_argument},
+    {"exhaust", spider::typed<exhaust>});
