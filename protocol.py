@@ -653,13 +653,14 @@ def decode_context(buffer: Buffer, offset: int = 0, end: int | None = None) -> t
     if not isinstance(fields, list) or len(fields) != 5:
         raise _unexpected("a task context of 5 fields", _describe(fields), offset)
     job_id, task_id, task_instance_id, resource_group_id, outputs = fields
+    index = 0
     if isinstance(task_id, dict) and list(task_id) == ["Index"]:
-        task_id = task_id["Index"]
+        task_id = index = task_id["Index"]
     elif task_id not in (COMMIT, CLEANUP):
         raise _unexpected('task_id {"Index": n}, "Commit" or "Cleanup"', _describe(task_id), offset)
     for name, number in zip(
         ("job_id", "task_id", "task_instance_id", "resource_group_id"),
-        (job_id, 0 if isinstance(task_id, str) else task_id, task_instance_id, resource_group_id),
+        (job_id, index, task_instance_id, resource_group_id),
     ):
         if type(number) is not int or number < 0:
             raise _unexpected(f"{name} as an unsigned integer", _describe(number), offset)
@@ -879,8 +880,10 @@ def decode_executor_error(buffer: Buffer, offset: int = 0, end: int | None = Non
 
     content, behind = unpack(buffer, content_at, end)
     if variant is IncompatibleVersion:
-        if not isinstance(content, list) or len(content) != 6 or not all(type(part) is int for part in content):
+        if not isinstance(content, list) or len(content) != 6:
             raise _unexpected("six version numbers", _describe(content), content_at)
+        if not all(type(part) is int and 0 <= part < 1 << 32 for part in content):
+            raise _unexpected("version numbers as u32", "another item among them", content_at)
         return IncompatibleVersion(tuple(content[:3]), tuple(content[3:])), behind
     if not isinstance(content, str):
         raise _unexpected(f"the text of {name}", _describe(content), content_at)
