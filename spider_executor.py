@@ -847,13 +847,18 @@ class _Process:
 
     def _guard_forks(self) -> None:
         """Have forked children close the channel: they must neither answer nor keep its pipes open."""
-        # The thread that forks takes Python's lock first and gives it back after, in the parent and in the child: no
-        # other thread can then hold it in the moment of the fork, which would leave it locked in the child for good.
-        take = ctypes.cast(ctypes.pythonapi.PyGILState_Ensure, c_void_p)
-        give = ctypes.cast(ctypes.pythonapi.PyEval_SaveThread, c_void_p)
-        register = _libc["__register_atfork"]
-        register(take, give, ctypes.cast(self._callbacks[1], c_void_p), None)
-        register(None, None, give, None)
+        # Around a fork the thread takes Python's lock, and Python is told as os.fork tells it. Otherwise the child could
+        # find the lock held, or asked for, by a thread that it does not have, and wait for that thread for good.
+        api = ctypes.pythonapi
+        handlers = (
+            (api.PyOS_BeforeFork, api.PyOS_AfterFork_Parent, api.PyOS_AfterFork_Child),
+            (api.PyGILState_Ensure, api.PyEval_SaveThread, self._callbacks[1]),
+            (None, None, api.PyEval_SaveThread),
+        )
+        # What runs before a fork runs in the reverse order of registration.
+        for before, parent, child in handlers:
+            pointers = [function and ctypes.cast(function, c_void_p) for function in (before, parent, child)]
+            _libc["__register_atfork"](*pointers, None)
 
     def _forked(self) -> None:
         os.close(self.channel.input_fd)
@@ -872,12 +877,10 @@ class _Process:
 
         The main thread notices by itself at any other time. A closed stdin says nothing: the reply may still be wanted.
         """
-        import select
-
-        poll = select.poll()
-        poll.register(self.channel.output_fd, 0)
+        # struct pollfd: the descriptor, then no events to wait for but errors. Of ctypes, to spare an import at start.
+        output = (c_int * 2)(self.channel.output_fd, 0)
         while True:
-            poll.poll()
+            _libc.poll(output, 1, -1)
             if self.channel.running is not None:
                 self.log.error("The parent is gone while a task runs.", task=self._running())
                 os._exit(EXIT_FAILURE)
@@ -1104,43 +1107,125 @@ class ExecutorHandle:
         return self._ending()
 
     def _ending(self) -> TaskCrash:
-        import signal
+        return _crash_of(self._process.returncode)
 
-        code = self._process.returncode
-        if code is not None and code < 0:
-            try:
-                return TaskCrash(None, signal.Signals(-code).name)
-            except ValueError:
-                return TaskCrash(None, f"signal {-code}")
-        return TaskCrash(code, None)
+
+def _crash_of(status: int | None) -> TaskCrash:
+    """What a process's exit status, in the way of `subprocess`, says of its end."""
+    import signal
+
+    if status is not None and status < 0:
+        try:
+            return TaskCrash(None, signal.Signals(-status).name)
+        except ValueError:
+            return TaskCrash(None, f"signal {-status}")
+    return TaskCrash(status, None)
 
 
 def own_command() -> list[str]:
-    """The command that starts this program as an executor."""
-    return [sys.executable, "-IS", os.path.abspath(__file__)]
+    """The command that starts this program as an executor, from bytecode that is compiled already if there is any."""
+    directory = os.path.dirname(os.path.abspath(__file__))
+    start = f"import sys; sys.path.insert(0, {directory!r}); import spider_executor; spider_executor.main()"
+    return [sys.executable, "-IS", "-c", start]
 
 
 # --------------------------------------------------------------------------------------------------------- command line
 
+# Beside EXIT_FAILURE; the last two are what a shell reports for SIGINT and SIGPIPE.
 EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
 
-# Each command's options, and what the value of each is called, if it takes one.
-_OPTIONS = {
+# Each command's options, and what the option's value is called, if it takes one.
+_OPTIONS: dict[str, dict[str, str | None]] = {
     "run": {
         "--package-dir": "DIR",
         "--timeout": "SECONDS",
         "--repeat": "N",
+        "--raw": None,
         "--commit": None,
         "--context": "FILE",
-        "--raw": None,
-        "--in-process": None,
         "--executor": "PATH",
+        "--in-process": None,
     },
+    "check": {"--package-dir": "DIR", "--timeout": "SECONDS", "--json": None},
 }
+# What `check` starts for each package; not for people.
+_PROBE = "_probe"
+_CHECK_TIMEOUT = 10
+
+_HELP = """\
+spider-task-executor: runs the native task packages of a Spider cluster.
+
+Usage
+  spider-task-executor
+      serve the Spider execution manager that started it
+  spider-task-executor run [OPTION ...] PACKAGE TASK [VALUE ...]
+      run one task
+  spider-task-executor check [OPTION ...] [PACKAGE ...]
+      see whether packages would serve
+  spider-task-executor --help | --version
+
+A PACKAGE is a directory's name; its library is DIR/PACKAGE/libPACKAGE.so.
+
+Without arguments
+  Reads requests on stdin and writes responses to stdout until a Shutdown
+  request or the end of stdin. Logs go to stderr, one JSON object a line.
+
+run
+  Starts an executor, sends it a request with the VALUEs as the task's inputs,
+  and prints the outputs on stdout: one JSON array on one line. The executor's
+  time for it, or the error, goes to stderr.
+
+  A VALUE is JSON: 1 is an integer, 1.0 a double, null is none, an object is a
+  map, an array a list, a struct or bytes. @FILE takes it from a file, - from
+  stdin. Of the outputs, msgpack's bin is printed as an array of integers.
+
+  --package-dir DIR    where the packages are (default: the environment's)
+  --timeout SECONDS    kill an executor that takes longer to reply
+  --repeat N           send the request N times to one executor and print the
+                       times: minimum, median, 99th percentile, maximum; the
+                       first request loads the package
+  --raw                write the outputs' bytes as they were received
+  --commit             run a commit task; the VALUEs are its graph's outputs
+  --context FILE       send the bytes of FILE as the task's context (msgpack)
+  --executor PATH      start this executor instead of this program
+  --in-process         run the task in this process, for debuggers; what the
+                       task prints goes to stderr
+
+check
+  Loads each package, or all in the directory, in a process of its own, and
+  prints a table; then each problem, and what to do about it.
+
+  --package-dir DIR    where the packages are (default: the environment's)
+  --timeout SECONDS    how long a package may take to load (default: 10)
+  --json               print all that was found as a JSON object
+
+Environment
+  SPIDER_TDL_PACKAGE_DIR   where the packages are
+  RUST_LOG                 an executor's logs: off, error (the default), warn,
+                           info, debug, trace, or TARGET=LEVEL[,...]; the
+                           target is spider_task_executor
+
+Exit codes
+    0  success; check: all packages would serve
+    1  the task failed; check: a package would not serve; without arguments:
+       malformed input or a lost connection
+    2  wrong usage
+    3  run: no reply; the executor crashed, timed out, or broke the protocol
+  130  interrupted
+  141  stdout was closed early
+
+Examples
+  spider-task-executor run --package-dir packages sums add 1 2
+  spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
+  spider-task-executor run --commit sums assert_outputs_sum_zero 3 -3
+  spider-task-executor run --repeat 1000 --timeout 5 sums add 1 2
+  spider-task-executor check --json | python3 -m json.tool
+  gdb --args python3 -m spider_executor run --in-process sums add 1 2
+"""
 
 
 class _CommandError(Exception):
-    """A command ends with `status`; the text says why."""
+    """The command ends with `status`; the text says why."""
 
     def __init__(self, text: str, status: int = EXIT_USAGE) -> None:
         super().__init__(text)
@@ -1152,24 +1237,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         serve_process()
+    # If a standard stream is closed, no pipe may take its number.
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass
     try:
         return _run_command(arguments[0], arguments[1:])
     except _CommandError as error:
-        _say(str(error))
+        _say(f"spider-task-executor: {error}")
         return error.status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        _say(f"spider-task-executor: {error.filename or 'stdout'}: {error.strerror}")
+        return EXIT_USAGE if error.filename else EXIT_FAILURE
 
 
 def _run_command(command: str, arguments: Sequence[str]) -> int:
-    options, values = _parse(arguments, _OPTIONS[command])
-    return _run(options, values)
+    if command == _PROBE:
+        return _probe(os.fsencode(arguments[0]))
+    if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
+        _print(_HELP)
+        return 0
+    if command == "--version":
+        _print(f"spider-task-executor {__version__}, package ABI {_dotted(ABI_VERSION)}\n")
+        return 0
+    if command not in _OPTIONS:
+        kind = "option" if command.startswith("-") else "command"
+        hint = _did_you_mean(command, [*_OPTIONS, "--help", "--version"])
+        raise _CommandError(f"unknown {kind} {command}{hint}; see --help")
+    options, values = _parse(command, arguments)
+    return _run(options, values) if command == "run" else _check(options, values)
 
 
-def _parse(arguments: Sequence[str], known: dict[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """Part options, which may stand anywhere before a `--`, from the rest."""
+def _parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Part a command's options, which may stand anywhere before a `--`, from the rest."""
+    known = _OPTIONS[command]
     options: dict[str, str] = {}
     values: list[str] = []
     rest = iter(arguments)
@@ -1181,14 +1285,14 @@ def _parse(arguments: Sequence[str], known: dict[str, str | None]) -> tuple[dict
         else:
             name, has_value, value = argument.partition("=")
             if name not in known:
-                raise _CommandError(f"unknown option {name}{_did_you_mean(name, known)}")
+                raise _CommandError(f"{command}: unknown option {name}{_did_you_mean(name, known)}; see --help")
             metavar = known[name]
             if metavar is None and has_value:
-                raise _CommandError(f"{name} takes no value")
+                raise _CommandError(f"{command}: {name} takes no value")
             if metavar is not None and not has_value:
                 value = next(rest, "")
             if metavar is not None and not value:
-                raise _CommandError(f"{name}: expected {metavar}")
+                raise _CommandError(f"{command}: {name}: expected {metavar}")
             options[name] = value
     return options, values
 
@@ -1199,15 +1303,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(word, known, 1))
 
 
-def _say(text: str) -> None:
-    """A line for the person, on stderr."""
-    try:
-        _write_all(2, f"spider-task-executor: {text}\n".encode("utf-8", "backslashreplace"))
-    except OSError:
-        pass
-
-
-def _number(options: dict[str, str], name: str, kind: Callable[[str], Any], highest: int) -> Any:
+def _number(options: dict[str, str], name: str, kind: type[int] | type[float], highest: int) -> Any:
     """The value of an option that takes a positive number, or None."""
     text = options.get(name)
     if text is None:
@@ -1217,71 +1313,94 @@ def _number(options: dict[str, str], name: str, kind: Callable[[str], Any], high
     except ValueError:
         number = 0
     if not 0 < number <= highest:
-        raise _CommandError(f"{name}: expected a number above 0, at most {highest}, found {text}")
+        raise _CommandError(f"{name}: expected a positive number ({kind.__name__}) up to {highest}, found {text}")
     return number
 
 
 def _directory(options: dict[str, str]) -> bytes:
-    """The directory of the packages, from the option or the environment."""
+    """The directory of the packages, from the option or the environment, absolute."""
     path = options.get("--package-dir")
     if path is None:
         try:
-            return _package_dir()
+            return os.path.abspath(_package_dir())
         except _StartError as error:
             raise _CommandError(f"{error}; --package-dir DIR names it as well") from None
     if not os.path.isdir(path):
         raise _CommandError(f"--package-dir: expected the directory of the task packages, found {path}")
-    return os.fsencode(path)
+    return os.path.abspath(os.fsencode(path))
+
+
+def _staged(directory: bytes) -> list[str]:
+    """The names in a directory that are, or may have been meant as, packages."""
+    paths = {os.fsdecode(name): os.path.join(directory, name) for name in os.listdir(directory)}
+    return sorted(
+        name
+        for name, path in paths.items()
+        if not name.startswith(".") and (os.path.isdir(path) or os.path.islink(path) or name.endswith(".so"))
+    )
+
+
+def _print(text: str) -> None:
+    """Write to stdout. Raises OSError."""
+    _write_all(1, text.encode("utf-8", "backslashreplace"))
+
+
+def _say(text: str) -> None:
+    """Write one line to stderr."""
+    try:
+        _write_all(2, f"{_one_line(text)}\n".encode())
+    except OSError:
+        pass
+
+
+def _one_line(text: str) -> str:
+    """Text that may come from a package, without what would move a terminal's cursor."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
+
+
+# ------------------------------------------------------------------------------------------------------------------ run
 
 
 def _run(options: dict[str, str], values: list[str]) -> int:
-    """The command `run`."""
     if len(values) < 2:
-        raise _CommandError("run: expected PACKAGE TASK [VALUE ...]")
+        raise _CommandError("run: expected PACKAGE TASK [VALUE ...]; see --help")
     for one, other in (("--commit", "--context"), ("--in-process", "--executor"), ("--in-process", "--timeout")):
         if one in options and other in options:
             raise _CommandError(f"run: {one} and {other} exclude each other")
     directory = _directory(options)
     timeout = _number(options, "--timeout", float, 1000000)
-    request = _request(options, values[0], values[1], values[2:])
+    times = _number(options, "--repeat", int, 1000000000) or 1
+    request = _request(options, *values)
 
-    if "--in-process" in options:
-        # What the task prints goes where it goes in an executor.
-        output_fd = os.dup(1)
-        os.dup2(2, 1)
-        return _run_times(options, directory, request, output_fd, _local(directory))
-    command = [options["--executor"]] if "--executor" in options else None
+    output_fd = 1
     try:
-        handle = ExecutorHandle(directory, command)
-    except OSError as error:
-        raise _CommandError(f"cannot start the executor: {error}") from None
-    with handle:
-        return _run_times(options, directory, request, 1, lambda request: handle.request(request, timeout))
+        if "--in-process" in options:
+            # What the task prints is no output.
+            output_fd = os.dup(1)
+            os.dup2(2, 1)
+            outputs = _repeat(times, _in_process(directory, request))
+        else:
+            command = [options["--executor"]] if "--executor" in options else None
+            with ExecutorHandle(directory, command) as handle:
+                outputs = _repeat(times, lambda: handle.request(request, timeout))
+    except ExecutorError as error:
+        names = _staged(directory)
+        hint = "" if request.package in names else _did_you_mean(request.package, names)
+        raise _CommandError(f"{request.package} {request.task_func}: {error}{hint}", EXIT_FAILURE) from None
+    _write_all(output_fd, outputs if "--raw" in options else _show_outputs(outputs).encode())
+    return 0
 
 
-def _local(directory: bytes) -> Callable[[protocol.Execute], protocol.Result]:
-    """What runs requests in this very process."""
-    _libc.signal(c_int(_SIGINT), c_void_p(_SIG_DFL))
-    manager = TdlPackageManager(directory)
-
-    def execute(request: protocol.Execute) -> protocol.Result:
-        started = time.monotonic_ns()
-        try:
-            package = manager.load(request.package)
-            outcome = package.execute(request.task_func, request.raw_ctx, request.raw_inputs)
-        except ExecutorError as error:
-            outcome = Failure(error.encode())
-        return protocol.Result(outcome, (time.monotonic_ns() - started) // 1000)
-
-    return execute
-
-
-def _request(options: dict[str, str], package: str, task: str, values: list[str]) -> protocol.Execute:
+def _request(options: dict[str, str], package: str, task: str, *values: str) -> protocol.Execute:
     """The request that the command line describes."""
-    context = protocol.TaskContext()
-    # Twice the frames that msgpack's deepest value takes in `_printable`, and more than `json` takes.
-    sys.setrecursionlimit(4 * protocol.MSGPACK_DEPTH_MAX)
+    # `json` and `_printable` recurse; this is enough for the deepest msgpack.
+    sys.setrecursionlimit(5 * protocol.MSGPACK_DEPTH_MAX)
     parsed = [_read_value(position, text) for position, text in enumerate(values, 1)]
+    context = protocol.TaskContext()
     try:
         payload = protocol.pack_values(*parsed)
         if "--commit" in options:
@@ -1292,7 +1411,7 @@ def _request(options: dict[str, str], package: str, task: str, values: list[str]
         request = protocol.Execute(package, task, raw_ctx, payload)
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
-        raise _CommandError(f"the request cannot be sent: {error}") from None
+        raise _CommandError(f"run: no request can carry this: {error}") from None
     return request
 
 
@@ -1300,68 +1419,97 @@ def _read_value(position: int, text: str) -> Any:
     """A value from the command line: JSON, `@` and the name of a file with JSON in it, or `-` for JSON on stdin."""
     import json
 
-    source = "stdin" if text == "-" else text[1:] if text.startswith("@") else None
-    data = text if source is None else _read_file(0 if text == "-" else source)
+    data: str | bytes = text
+    where = f"value {position}"
+    if text == "-":
+        data, where = _read_file(0), f"{where} (stdin)"
+    elif text.startswith("@"):
+        data, where = _read_file(text[1:]), f"{where} ({text[1:]})"
     try:
         return json.loads(data)
     except RecursionError:
         problem = "it is nested too deep"
     except ValueError as error:
         problem = str(error)
-        if source is None and text.isidentifier():
-            problem += f"""; a string needs its quotes: '"{text}"'"""
-    raise _CommandError(f"value {position}: expected JSON{f' in {source}' if source else ''}: {problem}")
+        if text.replace("_", "").isalnum():
+            problem += f"""; a string needs quotes of its own: '"{text}"'"""
+    raise _CommandError(f"run: {where}: expected JSON: {problem}")
 
 
 def _read_file(path: str | int) -> bytes:
-    try:
-        with open(path, "rb", closefd=path != 0) as file:
-            return file.read()
-    except OSError as error:
-        raise _CommandError(f"{path}: {error.strerror}") from None
+    with open(path, "rb", closefd=path != 0) as file:
+        return file.read()
 
 
-def _run_times(
-    options: dict[str, str],
-    directory: bytes,
-    request: protocol.Execute,
-    output_fd: int,
-    execute: Callable[[protocol.Execute], protocol.Result | TaskTimeout | TaskCrash],
-) -> int:
-    """Have the request executed as often as it is asked for; print the outputs and the time."""
-    task = f"{request.package}::{request.task_func}"
+def _in_process(directory: bytes, request: protocol.Execute) -> Callable[[], protocol.Result]:
+    """What executes a request in this very process."""
+    import signal
+
+    # Python's own handler cannot run while native code does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    manager = TdlPackageManager(directory)
+
+    def execute() -> protocol.Result:
+        started = time.monotonic_ns()
+        package = manager.load(request.package)
+        outcome = package.execute(request.task_func, request.raw_ctx, request.raw_inputs)
+        return protocol.Result(outcome, (time.monotonic_ns() - started) // 1000)
+
+    return execute
+
+
+def _repeat(times: int, execute: Callable[[], protocol.Result | TaskTimeout | TaskCrash]) -> bytes:
+    """Execute a number of times and say how long it took; returns the outputs. Raises ExecutorError."""
     elapsed, round_trips = [], []
     outputs = b""
-    for _ in range(_number(options, "--repeat", int, 1000000000) or 1):
+    for _ in range(times):
         started = time.monotonic_ns()
         try:
-            response = execute(request)
+            response = execute()
             if isinstance(response, TaskTimeout):
-                raise _CommandError(f"{task}: no reply within {response.seconds:g} s", EXIT_NO_REPLY)
+                raise _CommandError(
+                    f"run: no reply within {response.seconds:g} s; the executor was killed", EXIT_NO_REPLY
+                )
             if isinstance(response, TaskCrash):
-                raise _CommandError(f"{task}: the executor ended without a reply: {response}", EXIT_NO_REPLY)
+                raise _CommandError(f"run: the executor ended without a reply: {response}", EXIT_NO_REPLY)
             if isinstance(response.outcome, Failure):
-                error = protocol.decode_executor_error(response.outcome.error)[0]
-                raise _CommandError(f"{task}: {error}", EXIT_FAILURE)
-        except ProtocolError as broken:
-            raise _CommandError(f"{task}: the executor's reply cannot be read: {broken}", EXIT_NO_REPLY) from None
+                raise protocol.decode_executor_error(response.outcome.error)[0]
+        except ProtocolError as error:
+            raise _CommandError(f"run: the executor's reply cannot be read: {error}", EXIT_NO_REPLY) from None
         round_trips.append((time.monotonic_ns() - started) // 1000)
         elapsed.append(response.elapsed_us)
         outputs = response.outcome.outputs
-    _write_all(output_fd, outputs if "--raw" in options else _to_json(protocol.unpack_values(outputs)))
-    _say(f"{task}: {elapsed[-1]} µs")
-    return 0
+
+    if times == 1:
+        _say(f"elapsed: {elapsed[0]} µs")
+    else:
+        _say(f"{f'µs, {times} requests':20}{'min':>10}{'P50':>10}{'P99':>10}{'max':>10}")
+        for name, samples in (("in the executor", elapsed), ("round trip", round_trips)):
+            samples.sort()
+            # The smallest sample that as many percent of all samples do not exceed.
+            ranks = (0, (times * 50 - 1) // 100, (times * 99 - 1) // 100, times - 1)
+            _say(f"{name:20}" + "".join(f"{samples[rank]:10}" for rank in ranks))
+    return outputs
 
 
-def _to_json(value: Any) -> bytes:
+def _show_outputs(outputs: bytes) -> str:
+    try:
+        return _to_json(protocol.unpack_values(outputs))
+    except ProtocolError as error:
+        raise _CommandError(
+            f"run: the task's outputs cannot be read: {error}; --raw writes them as they are", EXIT_FAILURE
+        ) from None
+
+
+def _to_json(value: Any) -> str:
     """One line of JSON."""
     import json
 
-    return (json.dumps(_printable(value), ensure_ascii=False) + "\n").encode()
+    return json.dumps(_printable(value), ensure_ascii=False) + "\n"
 
 
 def _printable(value: Any) -> Any:
-    """A value as JSON has it: bytes are arrays of integers; so they are as keys, in a string like all keys."""
+    """A value that `json` takes: bytes as an array of integers, and in a string where they are a map's key."""
     if isinstance(value, bytes):
         return list(value)
     if isinstance(value, list):
@@ -1369,6 +1517,255 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(list(key)) if isinstance(key, bytes) else key: _printable(item) for key, item in value.items()}
     return value
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+_SYMBOL_PREFIX = "__spider_tdl_package_"
+_SYMBOLS = ("get_version", "get_name", "init", "execute")
+
+# What to do about an error: the advice behind the first text that is in it.
+_ADVICE = (
+    ("PackageInitError", "Init says why; it sees this command's environment: check with that of the executors."),
+    ("ErrorPayloadDeserializationFailure", "Have init return its error as a TdlError in msgpack."),
+    ("IncompatibleVersion", f"Build it for version {ABI_VERSION[0]}.{ABI_VERSION[1]} of the package ABI."),
+    ("InvalidUtf8", "Have get_name return UTF-8."),
+    ("another machine", "Build it for the machine that runs the executors."),
+    ("cut short", "Copy it again, to another name first, and then rename it."),
+    (f"symbol: {_SYMBOL_PREFIX}", "Export the functions of the package ABI; SPIDER_TDL_PACKAGE of spider_tdl.h does."),
+    ("undefined symbol", "Link it with the library that defines the symbol."),
+    ("' not found (required by", "Build it on a system whose libraries are no newer than those here."),
+    ("", "Stage a shared library that the loader takes."),
+)
+
+
+def _check(options: dict[str, str], names: list[str]) -> int:
+    directory = _directory(options)
+    timeout = _number(options, "--timeout", float, 1000000) or _CHECK_TIMEOUT
+    reports = [_examine(directory, name, timeout) for name in names or _staged(directory)]
+    _compare_names(reports)
+    for report in reports:
+        report["serves"] = not report["problems"]
+    all_serve = bool(reports) and all(report["serves"] for report in reports)
+
+    if "--json" in options:
+        here = {"machine": os.uname().machine, "abi_version": _dotted(ABI_VERSION)}
+        _print(_to_json({"package_dir": _shown(directory), **here, "all_serve": all_serve, "packages": reports}))
+    elif reports:
+        _print("".join(f"{_one_line(line)}\n" for line in _table(reports)))
+    else:
+        _say(f"check: no packages in {_shown(directory)}")
+    return 0 if all_serve else EXIT_FAILURE
+
+
+def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
+    """Everything about one package, in the form of `check --json`; None is unknown."""
+    path = os.path.join(directory, os.fsencode(name), os.fsencode(f"lib{name}.so"))
+    target = os.path.realpath(path)
+    report: dict[str, Any] = {
+        "package": name,
+        "path": _shown(path),
+        "leads_to": _shown(target) if target != path else None,
+        "elf_class": None,
+        "machine": None,
+        "abi_version": None,
+        "declared_name": None,
+        "symbols": None,
+        "missing_dependencies": [],
+        "init": "not reached",
+        "problems": [],
+        "warnings": [],
+    }
+    try:
+        report["elf_class"], report["machine"] = _elf_target(path)
+    except OSError as error:
+        hint = "" if os.path.lexists(path) else _did_you_mean(name, _staged(directory))
+        _add(report, "problems", f"{_shown(target)}: {error.strerror}", f"Stage the library there{hint or '.'}")
+        return report
+
+    found, ending = _load_apart(directory, path, timeout)
+    error_text = found.pop("error", None)
+    report.update(found)
+    if report["declared_name"] is not None:
+        failed = ending or (error_text and error_text.startswith(("PackageInitError", "ErrorPayload")))
+        has_init = f"{_SYMBOL_PREFIX}init" in report["symbols"]
+        report["init"] = "failed" if failed else "succeeded" if has_init else "none"
+    if error_text and report["symbols"] is None and report["machine"]:
+        report["missing_dependencies"] = _missing_dependencies(path, timeout)
+
+    if report["missing_dependencies"]:
+        missing = ", ".join(report["missing_dependencies"])
+        advice = "Install what is missing, or put its directory into LD_LIBRARY_PATH or the library's run path."
+        _add(report, "problems", f"the loader does not find {missing}", advice)
+    elif error_text:
+        _add(report, "problems", error_text, next(advice for part, advice in _ADVICE if part in error_text))
+    elif ending:
+        where = "init" if report["declared_name"] is not None else "get_version or get_name"
+        where = where if report["symbols"] is not None else "a constructor"
+        _add(report, "problems", f"{where}: {ending}", f"Debug it: gdb --args {_debug_command(directory, name)}")
+    elif report["declared_name"] != name:
+        _add(
+            report,
+            "warnings",
+            f"it declares another name than its directory's: {report['declared_name']}",
+            "Rename one of the two; Spider's own executor refuses all but the first request for such a package.",
+        )
+    return report
+
+
+def _add(report: dict[str, Any], kind: str, text: str, advice: str) -> None:
+    report[kind].append({"text": text, "advice": advice})
+
+
+def _debug_command(directory: bytes, name: str) -> str:
+    import shlex
+
+    arguments = ["run", "--in-process", "--package-dir", _shown(directory), name, "no-task"]
+    return " ".join(map(shlex.quote, [*own_command(), *arguments]))
+
+
+def _elf_target(path: bytes) -> tuple[str | None, str | None]:
+    """The class and the machine that a file is for, if it is an ELF file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        header = os.read(fd, 20) if S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+    if len(header) < 20 or not header.startswith(b"\x7fELF"):
+        return None, None
+    machine = int.from_bytes(header[18:], "big" if header[5] == 2 else "little")
+    return _ELF_CLASSES.get(header[4], f"class {header[4]}"), _ELF_MACHINES.get(machine, f"machine {machine}")
+
+
+def _load_apart(directory: bytes, path: bytes, timeout: float) -> tuple[dict[str, Any], str | None]:
+    """What `_probe` tells of a package, and how its process ended, if it did before all was told."""
+    import json
+    import subprocess
+    import tempfile
+
+    environment = {**os.environ, PACKAGE_DIR_VARIABLE: os.fsdecode(directory)}
+    # Files, not pipes: a process that the package starts may outlive its parent.
+    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as printed:
+        process = subprocess.Popen(
+            [*own_command(), _PROBE, os.fsdecode(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=printed,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout)
+            ending = f"the process ended, {_crash_of(process.returncode)}"
+        except subprocess.TimeoutExpired:
+            ending = f"no end after {timeout:g} s"
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, 9)
+                process.wait()
+        told.seek(0)
+        found: dict[str, Any] = {}
+        for line in told:
+            found.update(json.loads(line))
+        printed.seek(0)
+        last_lines = printed.read().decode("utf-8", "backslashreplace").strip().splitlines()[-1:]
+    if found.pop("told_all", False):
+        return found, None
+    return found, ending + "".join(f"; it printed: {line}" for line in last_lines)
+
+
+def _probe(path: bytes) -> NoReturn:
+    """Load a package and tell what is found on the way, one JSON object a line."""
+    import json
+
+    # What the package prints must not come between.
+    output_fd = _move_high(1)
+    os.dup2(2, 1)
+
+    def tell(**found: Any) -> None:
+        _write_all(output_fd, (json.dumps(found) + "\n").encode())
+
+    try:
+        check_elf(path)
+        handle = _libc.dlopen(path, _RTLD_NOW)
+        if handle:
+            names = [_SYMBOL_PREFIX + name for name in _SYMBOLS]
+            tell(symbols=[name for name in names if _libc.dlsym(handle, name.encode())])
+        TdlPackage.load(path, lambda package: tell(declared_name=package.name, abi_version=_dotted(package.version)))
+    except IncompatibleVersion as error:
+        tell(error=str(error), abi_version=_dotted(error.package))
+    except ExecutorError as error:
+        tell(error=str(error))
+    tell(told_all=True)
+    os._exit(0)
+
+
+def _missing_dependencies(path: bytes, timeout: float) -> list[str]:
+    """The libraries that a library needs, or that one of those needs, and that the loader does not find."""
+    import subprocess
+
+    with open("/proc/self/maps", "rb") as maps:
+        files = [line.rstrip().rpartition(b" ")[2] for line in maps]
+    loader = next((file for file in files if os.path.basename(file).startswith(b"ld-")), None)
+    if loader is None:
+        return []
+    try:
+        listing = subprocess.run(
+            [loader, b"--list", path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = (line.partition(b" => ") for line in listing.splitlines())
+    return list(dict.fromkeys(_shown(name.strip()) for name, _, file in lines if file.startswith(b"not found")))
+
+
+def _compare_names(reports: list[dict[str, Any]]) -> None:
+    """Add the problem of packages in different files that declare one name."""
+    loadable: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        if not report["problems"]:
+            loadable.setdefault(report["declared_name"], []).append(report)
+    for name, namesakes in loadable.items():
+        for report in namesakes:
+            others = [other["package"] for other in namesakes if not os.path.samefile(other["path"], report["path"])]
+            if others:
+                text = (
+                    f"{', '.join(others)} declares the name {name} too; an executor refuses all but the first it loads"
+                )
+                _add(report, "problems", text, "Give each its own name, or remove all but one.")
+
+
+def _table(reports: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines for people: a table, and below it what is wrong and what to do."""
+    rows = [("PACKAGE", "SERVES", "DECLARES", "ABI", "BUILT FOR", "SYMBOLS", "INIT", "LIBRARY")]
+    for report in reports:
+        symbols = report["symbols"]
+        lacking = [name for name in _SYMBOLS if _SYMBOL_PREFIX + name not in (symbols or ())]
+        rows.append(
+            (
+                report["package"],
+                "yes" if report["serves"] else "NO",
+                report["declared_name"] or "-",
+                report["abi_version"] or "-",
+                f"{report['elf_class']} {report['machine']}" if report["machine"] else "-",
+                "-" if symbols is None else f"no {', '.join(lacking)}" if lacking else "all",
+                report["init"],
+                report["path"] + (f" -> {report['leads_to']}" if report["leads_to"] else ""),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+    for report in reports:
+        for kind in ("problems", "warnings"):
+            for entry in report[kind]:
+                yield ""
+                yield f"{report['package']}: {kind[:-1]}: {entry['text']}"
+                yield f"    {entry['advice']}"
 
 
 if __name__ == "__main__":
