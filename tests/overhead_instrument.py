@@ -81,14 +81,10 @@ def main() -> int:
         "--iterations", metavar="N", type=positive, default=1000, help="requests that are counted (%(default)s)"
     )
     options = parser.parse_args()
-    try:
-        sleep_us = sleep_microseconds()
-        harness.build()
-        command = [os.path.abspath(options.executor)] if options.executor else harness.executor_command()
-        rows = measure(command, options.package_dir or harness.PACKAGES, options.iterations, sleep_us)
-    except BenchError as error:
-        print(f"overhead_instrument: {error}", file=sys.stderr)
-        return 1
+    sleep_us = sleep_microseconds()
+    harness.build()
+    command = [os.path.abspath(options.executor)] if options.executor else harness.executor_command()
+    rows = measure(command, options.package_dir or harness.PACKAGES, options.iterations, sleep_us)
     table = harness.markdown_table(["Metric (µs)", "Count", "Avg", "P50", "P95", "P99"], rows, words=1)
     print(table, end="")
     output_dir = os.environ.get(OUTPUT_DIR_VARIABLE)
@@ -99,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -98,7 +99,8 @@ class Pool:
     """concurrent.futures.ProcessPoolExecutor with one worker, for a reader's sense of scale."""
 
     def __init__(self) -> None:
-        self._executor = ProcessPoolExecutor(1)
+        # Ctrl-C is for the bench.
+        self._executor = ProcessPoolExecutor(1, None, signal.signal, (signal.SIGINT, signal.SIG_IGN))
         self.pid = self._executor.submit(os.getpid).result()
 
     def run(self, driver: Driver, value: bytes, count: int) -> harness.Block:
@@ -120,11 +122,15 @@ class Pool:
 Commands = Dict[str, List[str]]
 
 
+def frame_of(payload: Payload) -> bytes:
+    return harness.request_frame(payload.package, payload.task, payload.inputs)
+
+
 def measure_payload(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress, debug: bool
 ) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """Samples of each subject; and, if asked, of each subject that logs at debug level to /dev/null."""
-    frame = harness.request_frame(payload.package, payload.task, payload.inputs)
+    frame = frame_of(payload)
     block = max(payload.block // effort.block_divisor, 1)
     pool_block = max(payload.pool_block // effort.block_divisor, 1)
     samples = {name: Samples() for name in (*commands, POOL)}
@@ -160,7 +166,7 @@ def measure_spawn(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress
 ) -> dict[str, float]:
     """P50 of the nanoseconds from before the spawn to behind the first reply; of BARE, to the exit of `-c pass`."""
-    frame = harness.request_frame(payload.package, payload.task, payload.inputs)
+    frame = frame_of(payload)
     times: dict[str, list[int]] = {name: [] for name in (*commands, POOL, BARE)}
     for at in range(1 + effort.spawns):
         progress.step(f"spawn to first reply, round {at}")
@@ -171,8 +177,8 @@ def measure_spawn(
                 driver.run(peer, [frame], 1)
                 taken[name] = time.perf_counter_ns() - start
         start = time.perf_counter_ns()
-        with ProcessPoolExecutor(1) as pool:
-            pool.submit(identity, payload.inputs).result()
+        with Pool() as pool:
+            pool.run(driver, payload.inputs, 1)
             taken[POOL] = time.perf_counter_ns() - start
         if at:
             for name, nanoseconds in taken.items():
@@ -184,7 +190,7 @@ def measure_idle(
     driver: Driver, commands: Commands, payload: Payload, effort: Effort, progress: Progress
 ) -> dict[str, int]:
     """PSS in KiB of the largest of a number of idle executors that are alive together, after 50 requests each."""
-    frame = harness.request_frame(payload.package, payload.task, payload.inputs)
+    frame = frame_of(payload)
     largest = {}
     for name, command in {**commands, BARE: [sys.executable, "-IS", "-c", IDLE]}.items():
         progress.step(f"proportional memory, {name}")
@@ -255,30 +261,50 @@ IDLE_LIMIT_MIB = 1.5
 def measure(commands: Commands, effort: Effort) -> list[Row]:
     driver = Driver()
     sizes = payloads()
+    tiny = sizes[0]
     rounds = sum(1 + max(payload.rounds // effort.rounds_divisor, 1) for payload in sizes)
-    progress = Progress(rounds + 1 + effort.spawns + len(commands) + 1)
     rows: list[Row] = []
-    for payload in sizes:
-        tiny = payload is sizes[0]
-        samples, debug = measure_payload(driver, commands, payload, effort, progress, debug=tiny)
-        rows += payload_rows(payload.name, samples, LIMITS[payload.name])
-        if tiny:
-            peak = rows[-1]
-            bare = bare_peak_kib() / 1024
-            limit = (bare + PEAK_LIMIT_MIB, f"{BARE} + {PEAK_LIMIT_MIB:g} MiB")
-            rows[-1] = peak._replace(values={**peak.values, BARE: bare}, limit=limit)
-            overhead = {name: percentile(debug[name].ipc, 50) / 1000 for name in commands}
-            overhead[FLOOR] = percentile(samples[FLOOR].ipc, 50) / 1000
-            limit = limit_of_floor(DEBUG_LIMIT, overhead)
-            rows.append(Row("tiny, `RUST_LOG=debug`", "IPC overhead P50, µs", overhead, 1, limit))
-    spawn = {name: value / 1e6 for name, value in measure_spawn(driver, commands, sizes[0], effort, progress).items()}
-    limit = (SPAWN_LIMIT * spawn[BARE], f"{SPAWN_LIMIT:g} × {BARE}")
-    rows.append(Row("tiny", "spawn to first reply P50, ms", spawn, 2, limit))
-    idle = {name: kib / 1024 for name, kib in measure_idle(driver, commands, sizes[0], effort, progress).items()}
-    limit = (idle[BARE] + IDLE_LIMIT_MIB, f"{BARE} + {IDLE_LIMIT_MIB:g} MiB")
-    rows.append(Row(f"tiny, {effort.idle} idle", "PSS of the largest, MiB", idle, 2, limit))
-    progress.close()
+    for command in commands.values():
+        # Once before all: an executor may keep bytecode, and compiling takes memory.
+        with Peer(command) as peer:
+            driver.run(peer, [frame_of(tiny)], 1)
+    with Progress(rounds + 1 + effort.spawns + len(commands) + 1) as progress:
+        for payload in sizes:
+            samples, debug = measure_payload(driver, commands, payload, effort, progress, debug=payload is tiny)
+            rows += payload_rows(payload.name, samples, LIMITS[payload.name])
+            if debug:
+                rows[-1] = peak_row(rows[-1])
+                rows.append(debug_row(samples, debug))
+        rows.append(spawn_row(measure_spawn(driver, commands, tiny, effort, progress)))
+        rows.append(idle_row(measure_idle(driver, commands, tiny, effort, progress), effort))
     return rows
+
+
+def peak_row(row: Row) -> Row:
+    """The row, with a bare interpreter's peak, and the limit that comes from it."""
+    bare = bare_peak_kib() / 1024
+    limit = (bare + PEAK_LIMIT_MIB, f"{BARE} + {PEAK_LIMIT_MIB:g} MiB")
+    return row._replace(values={**row.values, BARE: bare}, limit=limit)
+
+
+def debug_row(samples: dict[str, Samples], debug: dict[str, Samples]) -> Row:
+    """What logging costs; beside the floor as it is, which has no logs."""
+    overhead = {name: percentile(measured.ipc, 50) / 1000 for name, measured in debug.items()}
+    overhead[FLOOR] = percentile(samples[FLOOR].ipc, 50) / 1000
+    limit = limit_of_floor(DEBUG_LIMIT, overhead)
+    return Row("tiny, `RUST_LOG=debug`", "IPC overhead P50, µs", overhead, 1, limit)
+
+
+def spawn_row(spawn_ns: dict[str, float]) -> Row:
+    spawn = {name: nanoseconds / 1e6 for name, nanoseconds in spawn_ns.items()}
+    limit = (SPAWN_LIMIT * spawn[BARE], f"{SPAWN_LIMIT} × {BARE}")
+    return Row("tiny", "spawn to first reply P50, ms", spawn, 2, limit)
+
+
+def idle_row(idle_kib: dict[str, int], effort: Effort) -> Row:
+    idle = {name: kib / 1024 for name, kib in idle_kib.items()}
+    limit = (idle[BARE] + IDLE_LIMIT_MIB, f"{BARE} + {IDLE_LIMIT_MIB:g} MiB")
+    return Row(f"tiny, {effort.idle} idle", "PSS of the largest, MiB", idle, 2, limit)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -323,16 +349,12 @@ def main() -> int:
         "--output", metavar="DIR", type=Path, default=harness.BUILD, help="where bench.md and bench.svg go"
     )
     options = parser.parse_args()
-    try:
-        harness.build()
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        commands = {FLOOR: [str(harness.BUILD / "floor")], OURS: harness.executor_command()}
-        for path in options.executor:
-            commands[path] = [os.path.abspath(path)]
-        rows = measure(commands, QUICK if options.quick else FULL)
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+    harness.build()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    commands = {FLOOR: [str(harness.BUILD / "floor")], OURS: harness.executor_command()}
+    for path in options.executor:
+        commands[path] = [os.path.abspath(path)]
+    rows = measure(commands, QUICK if options.quick else FULL)
     columns = [*commands, POOL, BARE]
     text = table(rows, columns) + "\n" + explanation(commands[OURS])
     print(text, end="")
@@ -343,4 +365,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)

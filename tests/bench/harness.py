@@ -17,7 +17,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
@@ -269,10 +269,25 @@ class Progress:
             sys.stderr.write("\r\x1b[K[{}{}] {}".format("#" * filled, "." * (30 - filled), what))
             sys.stderr.flush()
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Run a script's `main`, and say what went wrong in one line."""
+    try:
+        status = main()
+    except BenchError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
 
 
 def machine() -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from contextlib import ExitStack
 from typing import NamedTuple, Sequence
 
 import harness
-from harness import BenchError, Driver, Peer, Progress, percentile
+from harness import Driver, Peer, Progress, percentile
 
 import protocol
 
@@ -150,34 +149,27 @@ def verdict(met: bool) -> str:
 
 
 def measure(effort: Effort) -> list[Row]:
-    progress = Progress(25)
-    soak = Soak(Driver(), progress)
-    try:
+    with Progress(25) as progress:
+        soak = Soak(Driver(), progress)
         return [
             *soak.requests(effort),
             *soak.large_requests(effort),
             *soak.many("packages loaded", [frame(package_name(number)) for number in range(effort.packages)]),
             *soak.many("task names used", [frame(task=f"task_{number}") for number in range(effort.tasks)]),
         ]
-    finally:
-        progress.close()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Show that an executor's past makes it neither slower nor larger.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the requests")
     effort = QUICK if parser.parse_args().quick else FULL
-    try:
-        harness.build()
-        build_packages(effort.packages)
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        rows = measure(effort)
-    except BenchError as error:
-        print(f"soak: {error}", file=sys.stderr)
-        return 1
+    harness.build()
+    build_packages(effort.packages)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    rows = measure(effort)
     print(harness.markdown_table(["executor", "measure", "before", "after", "at most", ""], rows), end="")
     return 1 if any(row.verdict == "not met" for row in rows) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)

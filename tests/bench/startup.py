@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import harness
-from harness import ROOT, BenchError, Driver, Peer, Progress, percentile
+from harness import ROOT, Driver, Peer, Progress, percentile
 
 import protocol
 
@@ -107,7 +107,6 @@ def measure(found: list[Way], rounds: int) -> list[list[str]]:
     bare_times: list[int] = []
     # [warm, cold] of each way
     times: list[list[list[int]]] = [[[], []] for _ in present]
-    progress = Progress(2 * (rounds + 1))
 
     def start(way: Way) -> int:
         os.chdir(way.directory or STAGE)
@@ -116,20 +115,20 @@ def measure(found: list[Way], rounds: int) -> list[list[str]]:
             driver.run(peer, [frame], 1)
             return time.perf_counter_ns() - began
 
-    for cold in (0, 1):
-        # The first round writes the bytecode, and is not counted.
-        for at in range(rounds + 1):
-            progress.step(f"{'cold' if cold else 'warm'} start, round {at}")
-            bare_time = harness.spawn_to_exit_ns(bare)
-            for way, taken in zip(present, times):
-                if cold and way.directory is not None:
-                    remove_bytecode(way.directory)
-                spent = start(way)
+    with Progress(2 * (rounds + 1)) as progress:
+        for cold in (0, 1):
+            # The first round writes the bytecode, and is not counted.
+            for at in range(rounds + 1):
+                progress.step(f"{'cold' if cold else 'warm'} start, round {at}")
+                bare_time = harness.spawn_to_exit_ns(bare)
+                for way, taken in zip(present, times):
+                    if cold and way.directory is not None:
+                        remove_bytecode(way.directory)
+                    spent = start(way)
+                    if at:
+                        taken[cold].append(spent)
                 if at:
-                    taken[cold].append(spent)
-            if at:
-                bare_times.append(bare_time)
-    progress.close()
+                    bare_times.append(bare_time)
 
     bare_p50 = percentile(bare_times, 50)
     rows = [["nothing: a bare interpreter", "python3 -IS -c pass", f"{bare_p50 / 1e6:.2f}", "", "", "", ""]]
@@ -152,13 +151,9 @@ def main() -> int:
         "--console-script", type=Path, metavar="PATH", help="the installed script (default: beside this interpreter)"
     )
     options = parser.parse_args()
-    try:
-        harness.build()
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        rows = measure(ways(options.console_script), options.rounds)
-    except BenchError as error:
-        print(f"startup: {error}", file=sys.stderr)
-        return 1
+    harness.build()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    rows = measure(ways(options.console_script), options.rounds)
     head = ["way", "command", "warm P50, ms", "of bare", "cold P50, ms", "of bare", ""]
     print(harness.markdown_table(head, rows), end="")
     print(f"\n{harness.machine()}")
@@ -166,4 +161,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run(main)
