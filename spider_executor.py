@@ -1123,9 +1123,12 @@ def _crash_of(status: int | None) -> TaskCrash:
 
 
 def own_command() -> list[str]:
-    """The command that starts this program as an executor, from bytecode that is compiled already if there is any."""
-    directory = os.path.dirname(os.path.abspath(__file__))
-    start = f"import sys; sys.path.insert(0, {directory!r}); import spider_executor; spider_executor.main()"
+    """The command that starts this program as an executor."""
+    path = os.path.abspath(__file__)
+    if not path.endswith(".py"):
+        return [path]  # The executable file that holds all of it.
+    # Imported, not run as a script, which would be compiled at every start.
+    start = f"import sys; sys.path.insert(0, {os.path.dirname(path)!r}); import spider_executor; spider_executor.main()"
     return [sys.executable, "-IS", "-c", start]
 
 
