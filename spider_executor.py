@@ -197,9 +197,15 @@ class Channel:
     def take(cls) -> Channel:
         """Make fd 0 and 1 the executor's own, under numbers that tasks do not use, and give tasks others.
 
-        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises OSError if one is closed.
+        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises _StartError if one is closed.
         """
-        channel = cls(_move_high(0), _move_high(1))
+        ends = []
+        for fd, name in enumerate(("stdin", "stdout")):
+            try:
+                ends.append(_move_high(fd))
+            except OSError as error:
+                raise _StartError(f"{name}: expected a pipe from the parent, found {error.strerror}") from None
+        channel = cls(*ends)
         channel._limits = [_get_limit(resource) for resource in range(_RLIMIT_COUNT)]
         for fd in (channel.input_fd, channel.output_fd):
             try:
@@ -798,6 +804,7 @@ def _take_stderr() -> int:
         null = os.open(os.devnull, os.O_RDWR)
         if null != 2:
             os.dup2(null, 2)
+            os.close(null)  # It must not pass for a stdin or stdout that is closed as well.
         return 2
 
 
