@@ -522,10 +522,10 @@ class TdlPackageManager:
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         try:
             status = os.stat(path)
-        except OSError:
-            file_id = (0, 0)  # The loader says why, and registers nothing.
-        else:
-            file_id = (status.st_dev, status.st_ino)
+        except OSError as error:
+            # In the loader's words.
+            raise InvalidLibrary(f"{_shown(path)}: cannot open shared object file: {error.strerror}") from None
+        file_id = (status.st_dev, status.st_ino)
         package = self._by_file.get(file_id)
         if package is None:
             package = TdlPackage.load(path, self._refuse_duplicate)
