@@ -350,6 +350,9 @@ _EXECUTE = ctypes.CFUNCTYPE(_CallResult, _View, _View, _View)
 # What a package returned, at any address: only as much of it is read as the package says is there.
 _Memory: Any = c_char * (1 << 40)
 
+# A declared name of more bytes is a length that the package has not set.
+_NAME_MAX = 1 << 16
+
 _RTLD_NOW, _RTLD_NOLOAD = 2, 4
 
 
@@ -433,6 +436,8 @@ class TdlPackage:
         view = _GET_NAME(self._require(b"__spider_tdl_package_get_name"))()
         if view.length and not view.pointer:
             raise InvalidLibrary(f"{self.path}: the declared name is a NULL pointer with length {view.length}")
+        if view.length > _NAME_MAX:
+            raise InvalidLibrary(f"{self.path}: expected a declared name, found one of {view.length} bytes")
         try:
             return str(_read_memory(view), "utf-8")
         except UnicodeDecodeError as error:
