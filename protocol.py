@@ -23,15 +23,13 @@ Bytes behind a complete value are the caller's business.
 
 from __future__ import annotations
 
-from itertools import chain
 from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mmap import mmap
     from typing import Any, Iterable, Iterator, Tuple, Union
 
-    Buffer = Union[bytes, bytearray, memoryview, mmap]
+    Buffer = Union[bytes, bytearray, memoryview]
     Version = Tuple[int, int, int]
 
 FRAME_HEADER_SIZE = 4
@@ -167,11 +165,12 @@ def encode_request(request: Execute | Shutdown) -> bytes:
     )
 
 
-def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[str, str, int, int, int, int, int, int] | None:
-    """Find the fields of the request between `offset` and `end`, copying only the two names.
+def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int, int, int, int, int, int] | None:
+    """Find the fields of the request between `offset` and `end`, copying nothing.
 
-    Returns None for Shutdown. For Execute: package, task_func, the task's offset and size in bytes, the same of raw_ctx
-    and of raw_inputs. The request ends where raw_inputs ends; bytes from there to `end` are not part of it.
+    Returns None for Shutdown. For Execute: offset and size in bytes of package, of task_func, of raw_ctx and of
+    raw_inputs; `decode_names` makes texts of the first two. The request ends where raw_inputs ends; bytes from there to
+    `end` are not part of it.
     """
     if end - offset < 12 or _LE_U32.unpack_from(buffer, offset)[0] != EXECUTE:
         _check_shutdown(buffer, offset, end)
@@ -199,14 +198,16 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[str, str, int
     if inputs_at + inputs_size > end:
         raise _field_truncated(buffer, inputs_at, end, "raw_inputs", None)
 
-    try:
-        package = str(buffer[package_at:length_at], "utf-8")
-        task_func = str(buffer[task_at:ctx_length_at], "utf-8")
-    except UnicodeDecodeError as error:
-        package_error = error.object == bytes(buffer[package_at:length_at])
-        what, at = ("package", package_at) if package_error else ("task_func", task_at)
-        raise _not_utf8(what, error, at) from None
-    return package, task_func, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
+    return package_at, package_size, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
+
+
+def decode_names(buffer: Buffer, fields: tuple[int, int, int, int, int, int, int, int]) -> tuple[str, str]:
+    """package and task_func of a request that locate_request found. Raises ProtocolError if one is not UTF-8."""
+    package_at, package_size, task_at, task_size = fields[:4]
+    return (
+        _utf8("package", bytes(buffer[package_at : package_at + package_size]), package_at),
+        _utf8("task_func", bytes(buffer[task_at : task_at + task_size]), task_at),
+    )
 
 
 def _check_shutdown(buffer: Buffer, offset: int, end: int) -> None:
@@ -234,7 +235,8 @@ def decode_request(buffer: Buffer, offset: int = 0, end: int | None = None) -> t
     fields = locate_request(buffer, offset, end)
     if fields is None:
         return Shutdown(), offset + 4
-    package, task_func, _, _, ctx_at, ctx_size, inputs_at, inputs_size = fields
+    package, task_func = decode_names(buffer, fields)
+    ctx_at, ctx_size, inputs_at, inputs_size = fields[4:]
     behind = inputs_at + inputs_size
     request = Execute(package, task_func, bytes(buffer[ctx_at : ctx_at + ctx_size]), bytes(buffer[inputs_at:behind]))
     return request, behind
@@ -461,7 +463,7 @@ def pack(value: Any) -> bytes:
                     raise ProtocolError(f"msgpack nests at most {MSGPACK_DEPTH_MAX} deep")
                 if isinstance(item, dict):
                     out += _pack_size("map", len(item))
-                    pending.append(chain.from_iterable(item.items()))
+                    pending.append(part for entry in item.items() for part in entry)
                 else:
                     out += _pack_size("array", len(item))
                     pending.append(iter(item))

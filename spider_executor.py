@@ -52,6 +52,7 @@ from protocol import (
     TaskError,
     TdlError,
     TruncatedError,
+    decode_names,
     decode_tdl_error,
     frame_end,
     locate_request,
@@ -82,8 +83,8 @@ _libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
 _libc.dlclose.argtypes = [c_void_p]
 _libc.dlerror.restype = c_char_p
-_libc.malloc.argtypes = [c_size_t]
-_libc.malloc.restype = c_void_p
+_libc.aligned_alloc.argtypes = [c_size_t, c_size_t]
+_libc.aligned_alloc.restype = c_void_p
 _free = _libc.free
 _free.argtypes = [c_void_p]
 _free.restype = None
@@ -185,8 +186,8 @@ class Channel:
     def __init__(self, input_fd: int, output_fd: int) -> None:
         self.input_fd = input_fd
         self.output_fd = output_fd
-        # Room for the largest frame. From malloc, since its pages cost nothing before they are used.
-        self.address: int = _libc.malloc(_FRAME_MAX)
+        # Room for the largest frame, on pages of its own, which cost nothing before they are used.
+        self.address: int = _libc.aligned_alloc(_PAGE, _FRAME_MAX)
         if not self.address:
             raise MemoryError
         self.buffer: Any = (c_char * _FRAME_MAX).from_address(self.address)
@@ -274,7 +275,8 @@ class Channel:
                 parts[0] = parts[0][count:]
 
 
-_FRAME_MAX = FRAME_HEADER_SIZE + FRAME_BODY_MAX
+_PAGE = 4096
+_FRAME_MAX = FRAME_BODY_MAX + _PAGE
 _F_SETPIPE_SZ = 1031
 _RLIMIT_NOFILE = 7
 _RLIMIT_COUNT = 16
@@ -482,14 +484,15 @@ def _take(result: Any) -> bytes:
 
 
 def _wrap_error(wrapper: Callable[[TdlError], ExecutorError], result: Any) -> ExecutorError:
-    """What a package returned as its error, in `wrapper` if it is a TdlError."""
-    data = _take(result)
+    """What a package returned as its error, in `wrapper` if it is a TdlError. Frees it."""
+    size = result.length if result.pointer else 0
+    data = memoryview(_Memory.from_address(result.pointer)).cast("B")[:size] if size else b""
     try:
         return wrapper(decode_tdl_error(data)[0])
     except ProtocolError as error:
-        return ErrorPayloadDeserializationFailure(
-            f"the package's error of {len(data)} bytes is not a TdlError: {error}"
-        )
+        return ErrorPayloadDeserializationFailure(f"the package's error of {size} bytes is not a TdlError: {error}")
+    finally:
+        _release(result)
 
 
 class TdlPackageManager:
@@ -523,7 +526,7 @@ class TdlPackageManager:
             raise InvalidLibrary(
                 f"{_shown(self._package_dir)}: expected the name of a directory in it as the package, found {name!a}"
             )
-        encoded = name.encode()
+        encoded = name.encode("utf-8", "surrogatepass")
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         try:
             status = os.stat(path)
@@ -605,10 +608,11 @@ def _elf_problem(fd: int) -> str | None:
 
 # A call is kept by the names of its package and task. The parent chooses these, so their number and size have bounds.
 _CALLS_MAX = 16384
+_KEY_SIZE_MAX = 512
 _LABEL_MAX = 256
 
-# Outputs up to this size are written together with what is around them; larger ones from where they are.
-_COPY_MAX = 4096
+# Outputs up to this size are written in one piece with what is around them; larger ones from where they are.
+_COPY_MAX = 32768
 _DATA_MAX = FRAME_BODY_MAX - RESPONSE_OVERHEAD
 
 _set_views = Struct("PNPNPN").pack_into
@@ -623,30 +627,28 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
     buffer, address, output_fd = channel.buffer, channel.address, channel.output_fd
     views = bytearray(3 * ctypes.sizeof(_View))
     arguments = tuple((_View * 3).from_buffer(views))
-    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    # By the bytes of a request up to the end of the task's name.
+    calls: dict[bytes, Callable[[], Any]] = {}
     log_requests = log.level >= DEBUG
     monotonic_ns = time.monotonic_ns
 
     for start, end in channel.requests():
-        request = locate_request(buffer, start, end)
-        if request is None:
+        fields = locate_request(buffer, start, end)
+        if fields is None:
             log.info("Received shutdown request.")
             return
-        package, task, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = request
-        if inputs_at + inputs_size != end:
-            log.warn(
-                "Ignored bytes behind the request.", package=package, task=task, size=end - inputs_at - inputs_size
-            )
+        _, _, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
+        key = buffer[start : task_at + task_size]
 
         started = monotonic_ns()
         try:
-            call = calls.get((package, task))
+            call = calls.get(key)
             if call is None:
-                call = _prepare(channel, manager, log, package, task, arguments)
-                if len(package) + len(task) <= _LABEL_MAX:
+                call = _prepare(channel, manager, log, *decode_names(buffer, fields), arguments)
+                if len(key) <= _KEY_SIZE_MAX:
                     if len(calls) == _CALLS_MAX:
                         calls.clear()
-                    calls[package, task] = call
+                    calls[key] = call
             _set_views(
                 views, 0, address + task_at, task_size, address + ctx_at, ctx_size, address + inputs_at, inputs_size
             )
@@ -660,11 +662,11 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 raise TaskError(SerializationError(f"the task returned a NULL pointer as outputs of {size} bytes"))
             if size > _DATA_MAX:
                 _free(pointer)
-                raise _too_large("outputs", size, package, task, log)
+                raise _too_large("outputs", size, log, decode_names(buffer, fields))
         except ExecutorError as error:
             data = error.encode()
             if len(data) > _DATA_MAX:
-                data = _too_large("an error", len(data), package, task, log).encode()
+                data = _too_large("an error", len(data), log, decode_names(buffer, fields)).encode()
             elapsed_us = (monotonic_ns() - started) // 1000
             outcome, size = type(error).__name__, len(data)
             channel.send(response_head(FAILURE, size), data, response_tail(elapsed_us))
@@ -673,13 +675,19 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             outcome = "Success"
             if size <= _COPY_MAX:
                 outputs = _Memory.from_address(pointer)[:size] if size else b""
-                _write_all(output_fd, response_head(SUCCESS, size) + outputs + response_tail(elapsed_us))
+                _write_all(output_fd, b"".join((response_head(SUCCESS, size), outputs, response_tail(elapsed_us))))
             else:
                 large = memoryview(_Memory.from_address(pointer))[:size]
                 channel.send(response_head(SUCCESS, size), large, response_tail(elapsed_us))
             if size:
                 _free(pointer)
+
+        if inputs_at + inputs_size != end:
+            package, task = decode_names(buffer, fields)
+            behind = end - inputs_at - inputs_size
+            log.warn("Ignored bytes behind the request.", package=package, task=task, size=behind)
         if log_requests:
+            package, task = decode_names(buffer, fields)
             log.debug(
                 "Request answered.",
                 package=package,
@@ -692,9 +700,9 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             )
 
 
-def _too_large(what: str, size: int, package: str, task: str, log: Log) -> TaskError:
+def _too_large(what: str, size: int, log: Log, names: tuple[str, str]) -> TaskError:
     """The error in place of what no response can carry."""
-    log.warn("A response was replaced: too large.", package=package, task=task, size=size, limit=_DATA_MAX)
+    log.warn("Replaced a response that is too large.", package=names[0], task=names[1], size=size, limit=_DATA_MAX)
     return TaskError(
         SerializationError(f"the task returned {what} of {size} bytes; a response holds at most {_DATA_MAX}")
     )
@@ -1265,8 +1273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        _say(f"spider-task-executor: {error.filename or 'stdout'}: {error.strerror}")
-        return EXIT_USAGE if error.filename else EXIT_FAILURE
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"spider-task-executor: {where}{error.strerror}")
+        return EXIT_USAGE if where else EXIT_FAILURE
 
 
 def _run_command(command: str, arguments: Sequence[str]) -> int:
@@ -1446,7 +1455,7 @@ def _read_value(position: int, text: str) -> Any:
         problem = "it is nested too deep"
     except ValueError as error:
         problem = str(error)
-        if text.replace("_", "").isalnum():
+        if text[:1] not in '-@0123456789"[{':
             problem += f"""; a string needs quotes of its own: '"{text}"'"""
     raise _CommandError(f"run: {where}: expected JSON: {problem}")
 
@@ -1565,11 +1574,11 @@ def _check(options: dict[str, str], names: list[str]) -> int:
 
     if "--json" in options:
         here = {"machine": os.uname().machine, "abi_version": _dotted(ABI_VERSION)}
-        _print(_to_json({"package_dir": _shown(directory), **here, "all_serve": all_serve, "packages": reports}))
+        _print(_to_json({"package_dir": os.fsdecode(directory), **here, "all_serve": all_serve, "packages": reports}))
     elif reports:
         _print("".join(f"{_one_line(line)}\n" for line in _table(reports)))
     else:
-        _say(f"check: no packages in {_shown(directory)}")
+        _say(f"spider-task-executor: check: no packages in {os.fsdecode(directory)}")
     return 0 if all_serve else EXIT_FAILURE
 
 
@@ -1579,8 +1588,8 @@ def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
     target = os.path.realpath(path)
     report: dict[str, Any] = {
         "package": name,
-        "path": _shown(path),
-        "leads_to": _shown(target) if target != path else None,
+        "path": os.fsdecode(path),
+        "leads_to": os.fsdecode(target) if target != path else None,
         "elf_class": None,
         "machine": None,
         "abi_version": None,
@@ -1595,7 +1604,7 @@ def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
         report["elf_class"], report["machine"] = _elf_target(path)
     except OSError as error:
         hint = "" if os.path.lexists(path) else _did_you_mean(name, _staged(directory))
-        _add(report, "problems", f"{_shown(target)}: {error.strerror}", f"Stage the library there{hint or '.'}")
+        _add(report, "problems", f"{os.fsdecode(target)}: {error.strerror}", f"Stage the library there{hint or '.'}")
         return report
 
     found, ending = _load_apart(directory, path, timeout)
@@ -1635,7 +1644,7 @@ def _add(report: dict[str, Any], kind: str, text: str, advice: str) -> None:
 def _debug_command(directory: bytes, name: str) -> str:
     import shlex
 
-    arguments = ["run", "--in-process", "--package-dir", _shown(directory), name, "no-task"]
+    arguments = ["run", "--in-process", "--package-dir", os.fsdecode(directory), name, "no-task"]
     return " ".join(map(shlex.quote, [*own_command(), *arguments]))
 
 
@@ -1656,11 +1665,10 @@ def _load_apart(directory: bytes, path: bytes, timeout: float) -> tuple[dict[str
     """What `_probe` tells of a package, and how its process ended, if it did before all was told."""
     import json
     import subprocess
-    import tempfile
 
     environment = {**os.environ, PACKAGE_DIR_VARIABLE: os.fsdecode(directory)}
-    # Files, not pipes: a process that the package starts may outlive its parent.
-    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as printed:
+    # Not pipes: a process that the package has started would keep them open. Nor files: no directory may be writable.
+    with open(os.memfd_create("told"), "r+b") as told, open(os.memfd_create("printed"), "r+b") as printed:
         process = subprocess.Popen(
             [*own_command(), _PROBE, os.fsdecode(path)],
             stdin=subprocess.DEVNULL,
@@ -1682,7 +1690,7 @@ def _load_apart(directory: bytes, path: bytes, timeout: float) -> tuple[dict[str
         found: dict[str, Any] = {}
         for line in told:
             found.update(json.loads(line))
-        printed.seek(0)
+        printed.seek(max(0, printed.seek(0, os.SEEK_END) - 1000))
         last_lines = printed.read().decode("utf-8", "backslashreplace").strip().splitlines()[-1:]
     if found.pop("told_all", False):
         return found, None
@@ -1726,7 +1734,8 @@ def _missing_dependencies(path: bytes, timeout: float) -> list[str]:
         return []
     try:
         listing = subprocess.run(
-            [loader, b"--list", path],
+            [loader, path],
+            env={**os.environ, "LD_TRACE_LOADED_OBJECTS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
