@@ -867,8 +867,8 @@ class _Process:
 
     def _guard_forks(self) -> None:
         """Have forked children close the channel: they must neither answer nor keep its pipes open."""
-        # Around a fork the thread takes Python's lock, and Python is told as os.fork tells it. Otherwise the child could
-        # find the lock held, or asked for, by a thread that it does not have, and wait for that thread for good.
+        # Around a fork the thread takes Python's lock, and Python is told as os.fork tells it. Otherwise the child can
+        # find that lock held, or asked for, by a thread that it does not have, and wait for that thread for good.
         api = ctypes.pythonapi
         handlers = (
             (api.PyOS_BeforeFork, api.PyOS_AfterFork_Parent, api.PyOS_AfterFork_Child),
