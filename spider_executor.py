@@ -29,7 +29,7 @@ from types import FunctionType
 
 if __name__ == "__main__" and sys.flags.isolated:
     # An isolated interpreter leaves the script's own directory out of its path.
-    sys.path.insert(0, os.path.dirname(__file__) or ".")
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 import protocol
 from protocol import (
@@ -1578,7 +1578,7 @@ def _check(options: dict[str, str], names: list[str]) -> int:
     elif reports:
         _print("".join(f"{_one_line(line)}\n" for line in _table(reports)))
     else:
-        _say(f"spider-task-executor: check: no packages in {os.fsdecode(directory)}")
+        raise _CommandError(f"check: no packages in {os.fsdecode(directory)}", EXIT_FAILURE)
     return 0 if all_serve else EXIT_FAILURE
 
 
