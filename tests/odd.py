@@ -128,6 +128,8 @@ result __spider_tdl_package_execute(view task, view context, view inputs)
         _exit((int)(number & 0xff));
     if (!strcmp(name, "raise"))
         raise((int)(number & 0xff));
+    if (!strcmp(name, "segfault"))
+        *(volatile int *)number = 1;
     if (!strcmp(name, "hang")) {
         trace("hangs");
         for (;;)
