@@ -172,10 +172,10 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int
     raw_inputs; `decode_names` makes texts of the first two. The request ends where raw_inputs ends; bytes from there to
     `end` are not part of it.
     """
-    if end - offset < 12 or _LE_U32.unpack_from(buffer, offset)[0] != EXECUTE:
+    tag, package_size = _TAG_AND_LENGTH.unpack_from(buffer, offset) if end - offset >= 12 else (None, 0)
+    if tag != EXECUTE:
         _check_shutdown(buffer, offset, end)
         return None
-    (package_size,) = _LE_U64.unpack_from(buffer, offset + 4)
 
     package_at = offset + 12
     length_at = package_at + package_size

@@ -567,6 +567,8 @@ def check_elf(path: bytes) -> None:
         return
     try:
         problem = _elf_problem(fd)
+    except OSError as error:
+        problem = f"cannot read file data: {error.strerror}"  # In the loader's words.
     finally:
         os.close(fd)
     if problem:
@@ -594,13 +596,14 @@ def _elf_problem(fd: int) -> str | None:
             _ELF_CLASSES.get(elf_class, f"class {elf_class}"),
             _ELF_MACHINES.get(machine, f"machine {machine}"),
         )
-    ends = [segments_at + segment_size * segment_count]
-    segments = os.pread(fd, segment_size * segment_count, segments_at)
-    for at in range(0, len(segments) - _ELF_SEGMENT.size + 1, max(segment_size, _ELF_SEGMENT.size)):
-        _, offset, size = _ELF_SEGMENT.unpack_from(segments, at)
-        ends.append(offset + size)
-    if max(ends) > status.st_size:
-        return f"file cut short: expected at least {max(ends)} bytes, found {status.st_size}; copy it again"
+    end = segments_at + segment_size * segment_count
+    if end <= status.st_size:
+        segments = os.pread(fd, segment_size * segment_count, segments_at)
+        for at in range(0, len(segments) - _ELF_SEGMENT.size + 1, max(segment_size, _ELF_SEGMENT.size)):
+            _, offset, size = _ELF_SEGMENT.unpack_from(segments, at)
+            end = max(end, offset + size)
+    if end > status.st_size:
+        return f"file cut short: expected at least {end} bytes, found {status.st_size}; copy it again"
     return None
 
 
@@ -667,11 +670,11 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             data = error.encode()
             if len(data) > _DATA_MAX:
                 data = _too_large("an error", len(data), log, decode_names(buffer, fields)).encode()
-            elapsed_us = (monotonic_ns() - started) // 1000
+            elapsed_us = (monotonic_ns() - started + 500) // 1000
             outcome, size = type(error).__name__, len(data)
             channel.send(response_head(FAILURE, size), data, response_tail(elapsed_us))
         else:
-            elapsed_us = (monotonic_ns() - started) // 1000
+            elapsed_us = (monotonic_ns() - started + 500) // 1000
             outcome = "Success"
             if size <= _COPY_MAX:
                 outputs = _Memory.from_address(pointer)[:size] if size else b""

@@ -328,13 +328,12 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return harness.markdown_table(["payload", "measure", *columns, "at most", ""], lines)
 
 
-def explanation(command: Sequence[str]) -> str:
-    shown = " ".join(["python3", *command[1:-1], os.path.relpath(command[-1], harness.ROOT)])
+def explanation() -> str:
     return (
         f"In parentheses: the multiple of the floor's figure. All on one core of {harness.machine()}. "
-        f"This executor is started with `{shown}`. "
-        "Executor FFI is what the executor says that finding the package and the call took, in whole microseconds, "
-        "rounded down; IPC overhead is the round trip less that, for every executor alike. "
+        "This executor is the executable file that `make dist` makes, with the interpreter's path in its first line. "
+        "Executor FFI is what the executor says that finding the package and the call took, in whole microseconds; "
+        "IPC overhead is the round trip less that, for every executor alike. "
         f"{BARE} is a bare interpreter: its peak and proportional memory while idle, and what `-c pass` takes.\n"
     )
 
@@ -356,7 +355,7 @@ def main() -> int:
         commands[path] = [os.path.abspath(path)]
     rows = measure(commands, QUICK if options.quick else FULL)
     columns = [*commands, POOL, BARE]
-    text = table(rows, columns) + "\n" + explanation(commands[OURS])
+    text = table(rows, columns) + "\n" + explanation()
     print(text, end="")
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "bench.md").write_text(text, encoding="utf-8")

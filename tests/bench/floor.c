@@ -145,7 +145,7 @@ int main(void) {
         View raw_inputs = field(&cursor);
         uint64_t start = now_ns();
         Result result = find(package)(task_name, raw_ctx, raw_inputs);
-        uint64_t elapsed_us = (now_ns() - start) / 1000;
+        uint64_t elapsed_us = (now_ns() - start + 500) / 1000;
         if (result.is_error) {
             stop("the task failed");
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import time
 import zipapp
@@ -82,9 +83,12 @@ def ways(console_script: Path | None) -> list[Way]:
     missing = "" if script.exists() else "not installed: `pip install .`, or --console-script"
     found.append(Way("console script", [str(script)], "spider-task-executor", installed_modules(script), missing))
 
-    program = ROOT / "dist" / "spider-task-executor"
-    missing = "" if program.exists() else "not made: `make dist`"
-    found.append(Way("dist", [python, "-IS", str(program)], "python3 -IS dist/spider-task-executor", None, missing))
+    program = harness.executor_command()[0]
+    found.append(Way("the executable file", [program], "spider-task-executor", None))
+    found.append(Way("the same, as an archive", [python, "-IS", program], "python3 -IS spider-task-executor", None))
+    by_env = STAGE / "by_env"
+    subprocess.run([python, str(ROOT / ".ci" / "executable.py"), str(by_env)], check=True, timeout=60)
+    found.append(Way("the same, by env", [str(by_env)], "spider-task-executor (env)", None))
     return found
 
 
