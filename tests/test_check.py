@@ -94,7 +94,7 @@ def unwell(tmp_path_factory, build_package):
     return packages
 
 
-INIT_FAILED = ["get_version", "get_name", "init", "execute"]
+ALL = ["get_version", "get_name", "init", "execute"]
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ INIT_FAILED = ["get_version", "get_name", "init", "execute"]
         ("no_name", ["get_version", "execute"], "not reached", f"undefined symbol: {PREFIX}get_name", "Export"),
         ("no_execute", ["get_version", "get_name"], "none", f"undefined symbol: {PREFIX}execute", "Export"),
         ("other_abi", ["get_version", "get_name", "execute"], "not reached", "3.4.7, this executor is 0.1.0", "0.1"),
-        ("init_fails", INIT_FAILED, "failed", "PackageInitError: ExecutionError: no licence", "Init says why"),
-        ("init_babbles", INIT_FAILED, "failed", "is not a TdlError", "TdlError"),
-        ("init_crashes", INIT_FAILED, "failed", "init: the process ended, killed by SIGABRT; it printed: about", "gdb"),
-        ("init_exits", INIT_FAILED, "failed", "init: the process ended, exit code 0", "gdb"),
+        ("init_fails", ALL, "failed", "PackageInitError: ExecutionError: no licence", "Init says why"),
+        ("init_babbles", ALL, "failed", "is not a TdlError", "TdlError"),
+        ("init_crashes", ALL, "failed", "init: the process ended, killed by SIGABRT; it printed: about", "gdb"),
+        ("init_exits", ALL, "failed", "init: the process ended, exit code 0", "gdb"),
         ("constructor_crashes", None, "not reached", "a constructor: the process ended, killed by SIGSEGV", "gdb"),
         ("undefined", None, "not reached", "undefined symbol: nothing_defines_this", "Link it with"),
         ("not_utf8", ["get_version", "get_name", "execute"], "not reached", "InvalidUtf8", "UTF-8"),
@@ -167,7 +167,7 @@ def test_packages_that_would_serve(package_dir):
         "machine": platform.machine(),
         "abi_version": "0.1.0",
         "declared_name": "complex",
-        "symbols": [PREFIX + name for name in INIT_FAILED],
+        "symbols": [PREFIX + name for name in ALL],
         "missing_dependencies": [],
         "init": "succeeded",
         "problems": [],
@@ -249,13 +249,20 @@ def test_the_table(package_dir, tmp_path, build_package):
     done = cli.call("check", SPIDER_TDL_PACKAGE_DIR=str(tmp_path))
     assert (done.status, done.stderr) == (0, "")
     machine = f"64-bit {platform.machine()}"
-    width = len(machine)
-    assert done.stdout.decode().splitlines() == [
-        f"PACKAGE                 SERVES  DECLARES                ABI    {'BUILT FOR':{width}}  SYMBOLS  INIT       LIBRARY",
-        f"complex                 yes     complex                 0.1.0  {machine}  all      succeeded  {tmp_path}/complex/libcomplex.so",
-        f"integration_test_tasks  yes     integration_test_tasks  0.1.0  {machine}  all      succeeded  {tmp_path}/integration_test_tasks/libintegration_test_tasks.so",
-        f"plain                   yes     plain                   0.1.7  {machine}  no init  none       {tmp_path}/plain/libplain.so",
-    ]
+    expected = """\
+PACKAGE                 SERVES  DECLARES                ABI    BUILT FOR  SYMBOLS  INIT       LIBRARY
+complex                 yes     complex                 0.1.0  MACHINE  all      succeeded  DIR/complex/libcomplex.so
+integration_test_tasks  yes     integration_test_tasks  0.1.0  MACHINE  all      succeeded  DIR/LONG
+plain                   yes     plain                   0.1.7  MACHINE  no init  none       DIR/plain/libplain.so
+"""
+    for short, long in (
+        ("BUILT FOR", f"{'BUILT FOR':{len(machine)}}"),
+        ("MACHINE", machine),
+        ("DIR", str(tmp_path)),
+        ("LONG\n", "integration_test_tasks/libintegration_test_tasks.so\n"),
+    ):
+        expected = expected.replace(short, long)
+    assert done.stdout.decode() == expected
 
 
 def test_problems_and_warnings_below_the_table(tmp_path, build_package):

@@ -77,7 +77,7 @@ def test_the_directory_of_the_packages(command, tmp_path):
         assert (done.status, done.stdout, done.complaint) == (2, b"", complaint)
 
 
-def test_nobody_reads_the_help():
+def test_help_to_a_closed_stdout_and_to_a_full_disk():
     line = f"{' '.join(cli.COMMAND)} --help"
     for redirection, status in ((">&-", 0), ("> /dev/full", 1)):
         done = subprocess.run(
