@@ -114,7 +114,9 @@ def test_startup_measures_every_way_or_says_that_it_is_missing(tmp_path: Path) -
         "-m, beside the modules",
         "zipapp",
         "console script",
-        "dist",
+        "the executable file",
+        "the same, as an archive",
+        "the same, by env",
     ]
     assert rows[0][2]
     for row in rows[1:]:
