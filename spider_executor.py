@@ -85,6 +85,10 @@ _libc.dlclose.argtypes = [c_void_p]
 _libc.dlerror.restype = c_char_p
 _libc.aligned_alloc.argtypes = [c_size_t, c_size_t]
 _libc.aligned_alloc.restype = c_void_p
+# Functions that another thread calls are looked up here: the loader's lock, which a look-up takes, is held while a
+# package is loaded, and whoever has Python's lock must not wait for it.
+_poll = _libc.poll
+_fflush = _libc.fflush
 _free = _libc.free
 _free.argtypes = [c_void_p]
 _free.restype = None
@@ -892,7 +896,7 @@ class _Process:
         if self.ending or os.getpid() != self.pid:
             return
         self.log.error(f"exit({status}) was called by native code.", task=self._running())
-        _libc.fflush(None)
+        _fflush(None)
         os._exit(EXIT_FAILURE)
 
     def _watch(self) -> None:
@@ -903,7 +907,7 @@ class _Process:
         # struct pollfd: the descriptor, then no events to wait for but errors. Of ctypes, to spare an import at start.
         output = (c_int * 2)(self.channel.output_fd, 0)
         while True:
-            _libc.poll(output, 1, -1)
+            _poll(output, 1, -1)
             if self.channel.running is not None:
                 self.log.error("The parent is gone while a task runs.", task=self._running())
                 os._exit(EXIT_FAILURE)
