@@ -68,8 +68,8 @@ def unwell(tmp_path_factory, build_package):
     variant("other_abi", "-DMAJOR=3", "-DMINOR=4")
     variant("init_fails", '-DINIT=failure("ExecutionError","no\\x20licence")')
     variant("init_babbles", '-DINIT=copied(1,"\\xc1",1)')
-    variant("init_crashes", '-DINIT=(puts("about to crash"),fflush(stdout),abort(),number(1))')
-    variant("init_exits", "-DINIT=(exit(0),number(1))")
+    variant("init_crashes", "-DINIT=(abort(),number(1))")
+    variant("init_exits", '-DINIT=(puts("no\\x20licence"),exit(0),number(1))')
     variant("constructor_crashes", "-DCONSTRUCTOR=raise(SIGSEGV)", "-include", "signal.h")
     variant("undefined", "-DUNDEFINED")
     support.stage(directory, "not_utf8", build_package(VARIANT, '-DNAME="\\xff"'))
@@ -79,7 +79,7 @@ def unwell(tmp_path_factory, build_package):
         (directory / name).mkdir()
     patched(good, directory / "foreign" / "libforeign.so", 18, b"\x16\x00")
     patched(good, directory / "small" / "libsmall.so", 4, b"\x01")
-    (directory / "short" / "libshort.so").write_bytes(good.read_bytes()[:-4000])
+    (directory / "short" / "libshort.so").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     (directory / "text" / "libtext.so").write_text("INPUT(libreal.so)\n" * 10)
     link_against_nothing(tmp_path_factory.mktemp("needed"), directory / "needy" / "libneedy.so")
     os.mkfifo(directory / "pipe" / "libpipe.so")
@@ -106,8 +106,8 @@ ALL = ["get_version", "get_name", "init", "execute"]
         ("other_abi", ["get_version", "get_name", "execute"], "not reached", "3.4.7, this executor is 0.1.0", "0.1"),
         ("init_fails", ALL, "failed", "PackageInitError: ExecutionError: no licence", "Init says why"),
         ("init_babbles", ALL, "failed", "is not a TdlError", "TdlError"),
-        ("init_crashes", ALL, "failed", "init: the process ended, killed by SIGABRT; it printed: about", "gdb"),
-        ("init_exits", ALL, "failed", "init: the process ended, exit code 0", "gdb"),
+        ("init_crashes", ALL, "failed", "init: the process ended, killed by SIGABRT", "gdb"),
+        ("init_exits", ALL, "failed", "init: the process ended, exit code 0; it printed: no licence", "gdb"),
         ("constructor_crashes", None, "not reached", "a constructor: the process ended, killed by SIGSEGV", "gdb"),
         ("undefined", None, "not reached", "undefined symbol: nothing_defines_this", "Link it with"),
         ("not_utf8", ["get_version", "get_name", "execute"], "not reached", "InvalidUtf8", "UTF-8"),
@@ -121,7 +121,6 @@ ALL = ["get_version", "get_name", "init", "execute"]
         ("small", None, "not reached", "another machine: expected 64-bit {machine}, found 32-bit {machine}", "Build"),
         ("short", None, "not reached", "file cut short", "Copy it again"),
         ("text", None, "not reached", "invalid ELF header", "Stage a shared library"),
-        ("needy", None, "not reached", "the loader does not find libouter_gone.so.2, libinner_gone.so", "Install"),
         ("pipe", None, "not reached", "expected a shared library, found a special file", "Stage a shared library"),
         ("dangling", None, "not reached", "/nonexistent/lib.so: No such file or directory", "Stage the library there"),
         ("misnamed", None, "not reached", "libmisnamed.so: No such file or directory", "Stage the library there"),
@@ -139,6 +138,14 @@ def test_a_package_that_would_not_serve(unwell, name, symbols, init, text, advic
     assert package["warnings"] == []
 
 
+def test_all_missing_libraries_are_named(unwell):
+    package = unwell["needy"]
+    assert package["missing_dependencies"] == ["libouter_gone.so.2", "libinner_gone.so"]
+    (problem,) = package["problems"]
+    assert problem["text"] == "the loader does not find libouter_gone.so.2, libinner_gone.so"
+    assert problem["advice"].startswith("Install what is missing")
+
+
 def test_what_is_no_package_is_left_out(unwell):
     assert "README" not in unwell
     assert ".cache" not in unwell
@@ -151,7 +158,6 @@ def test_what_is_known_is_told_of_a_package_that_would_not_serve(unwell):
     assert (unwell["foreign"]["elf_class"], unwell["foreign"]["machine"]) == ("64-bit", "machine 22")
     assert (unwell["small"]["elf_class"], unwell["small"]["machine"]) == ("32-bit", platform.machine())
     assert (unwell["text"]["elf_class"], unwell["text"]["machine"]) == (None, None)
-    assert unwell["needy"]["missing_dependencies"] == ["libouter_gone.so.2", "libinner_gone.so"]
     assert unwell["dangling"]["leads_to"] == "/nonexistent/lib.so"
 
 
@@ -211,10 +217,9 @@ def test_two_files_that_declare_one_name(tmp_path, build_package):
 
 def test_a_package_that_hangs(tmp_path, build_package):
     support.stage(tmp_path, "hang", build_package(VARIANT, '-DNAME="hang"', "-DINIT=(pause(),number(1))"))
-    status, packages = report(tmp_path, "--timeout", "0.5")
+    status, packages = report(tmp_path, "--timeout", "1")
     assert status == 1
-    assert packages["hang"]["init"] == "failed"
-    assert packages["hang"]["problems"][0]["text"] == "init: no end after 0.5 s"
+    assert packages["hang"]["problems"][0]["text"].endswith(": no end after 1 s")
 
 
 def test_ctrl_c_ends_what_hangs(tmp_path, build_package):
