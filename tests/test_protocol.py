@@ -25,6 +25,7 @@ from protocol import (
     TruncatedError,
     decode_context,
     decode_frame,
+    decode_names,
     decode_payload,
     decode_request,
     decode_response,
@@ -183,13 +184,12 @@ def test_locate_request(request_, data):
     if isinstance(request_, Shutdown):
         assert found is None
         return
-    package, task, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = found
     whole = b"\xff" + data
-    assert (package, task) == (request_.package, request_.task_func)
-    assert whole[task_at : task_at + task_size] == task.encode()
-    assert whole[ctx_at : ctx_at + ctx_size] == request_.raw_ctx
-    assert whole[inputs_at : inputs_at + inputs_size] == request_.raw_inputs
-    assert inputs_at + inputs_size == len(whole)
+    parts = [whole[at : at + size] for at, size in zip(found[::2], found[1::2])]
+    names = [request_.package.encode(), request_.task_func.encode()]
+    assert parts == [*names, request_.raw_ctx, request_.raw_inputs]
+    assert found[-2] + found[-1] == len(whole)
+    assert decode_names(whole, found) == (request_.package, request_.task_func)
 
 
 EXECUTE_P_T = "00000000 0100000000000000 70 0100000000000000 74 0100000000000000 c0 0000000000000000"
