@@ -393,6 +393,8 @@ class TdlPackage:
         Raises ExecutorError; the library is closed again then, so that a mended file can be loaded later.
         """
         file = os.fsencode(path)
+        if b"/" not in file:
+            file = b"./" + file  # The loader would search for it in the directories of the system.
         check_elf(file)
         package = cls(file)
         try:

@@ -410,6 +410,15 @@ def test_tdl_package_refuses(packages, add):
         TdlPackage.load(add("duplicate"), refuse)
 
 
+def test_a_path_without_a_directory(packages, add, monkeypatch):
+    """It is a file of the working directory, not a library of the system."""
+    path = add("odd")
+    monkeypatch.chdir(path.parent)
+    assert TdlPackage.load("libodd.so").name == "odd"
+    with pytest.raises(InvalidLibrary, match=r"libc\.so"):
+        TdlPackage.load("libc.so.6")
+
+
 def test_a_refused_package_is_closed(packages, add, trace, monkeypatch):
     monkeypatch.setenv("ODD_TRACE", trace.env["ODD_TRACE"])
     with pytest.raises(PackageInitError):
