@@ -26,7 +26,7 @@ static vector read_vector(spider_task *task)
     value.size = spider_read_list(task->in);
     value.elements = (number *)spider_alloc(task, value.size, sizeof *value.elements);
     for (i = 0; spider_ok(task) && i < value.size; i++) {
-        spider_read_struct(task->in, "re im");
+        spider_read_struct(task->in, "re, im");
         value.elements[i].re = spider_read_double(task->in);
         value.elements[i].im = spider_read_double(task->in);
     }

@@ -50,7 +50,7 @@ static void map(spider_task *task)
 /* structure(struct { id: uint64, name: string, data: Bytes }) -> the same. By position or by name, always by position. */
 static void structure(spider_task *task)
 {
-    spider_read_struct(task->in, "id name data");
+    spider_read_struct(task->in, "id, name, data");
     spider_write_tuple(task->out, 3);
     spider_write_uint64(task->out, spider_read_uint64(task->in));
     spider_write_string(task->out, spider_read_string(task->in));

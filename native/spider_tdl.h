@@ -149,6 +149,7 @@ typedef struct spider_task {
     uint64_t resource_group_id;
 
     bool spider__failed;
+    bool spider__gave_binary; /* some of the inputs' bytes are the author's that were not checked for UTF-8 */
     uint8_t *spider__error; /* the first error in msgpack, malloc'ed; NULL if there was no memory for it */
     size_t spider__error_size;
     union spider__block *spider__memory; /* what spider_alloc gave out */
@@ -222,6 +223,7 @@ typedef struct spider__level {
 struct spider_reader {
     spider_task *task;
     const char *label;       /* starts the positions in error texts */
+    const uint8_t *start;    /* of the payload */
     const uint8_t *position; /* in the value being read, which ends at `end` */
     const uint8_t *end;
     const uint8_t *next; /* the values behind it, up to `limit`; NULL: the payload has not been opened */
@@ -239,6 +241,7 @@ struct spider_writer {
     uint8_t *data;
     size_t size;
     size_t capacity;
+    size_t expected;  /* of `size`, at most: large outputs often are about as large as the inputs */
     size_t start;     /* of the output being written: its length goes there */
     uint64_t pending; /* values that it still lacks */
     uint32_t count;   /* outputs begun */
@@ -290,11 +293,12 @@ SPIDER__FUNCTION void spider__store_le32(uint8_t *at, size_t value)
 
 SPIDER__FUNCTION uint64_t spider__load_be(const uint8_t *at, unsigned bytes)
 {
-    uint64_t value = 0;
-    while (bytes-- > 0) {
-        value = value << 8 | *at++;
+    switch (bytes) {
+    case 1: return at[0];
+    case 2: return (uint64_t)at[0] << 8 | at[1];
+    case 4: return (uint64_t)at[0] << 24 | (uint64_t)at[1] << 16 | (uint64_t)at[2] << 8 | at[3];
+    default: return spider__load_be(at, 4) << 32 | spider__load_be(at + 4, 4);
     }
-    return value;
 }
 
 SPIDER__FUNCTION uint32_t spider__load_le32(const uint8_t *at)
@@ -326,10 +330,50 @@ SPIDER__FUNCTION uint8_t *spider__string_header(uint8_t *at, size_t size)
     return spider__store_be(at, size, 4);
 }
 
+/* The size of the longest prefix that is ASCII, as most text is. Where the processor has no vectors of 32 bytes, the
+ * compiler makes do with two halves. */
+typedef uint64_t spider__vector __attribute__((vector_size(32)));
+
+#define SPIDER__ASCII_PREFIX(name)                                                                                     \
+    SPIDER__FUNCTION size_t name(const uint8_t *data, size_t size)                                                     \
+    {                                                                                                                  \
+        const uint64_t high = UINT64_C(0x8080808080808080);                                                            \
+        size_t i = 0;                                                                                                  \
+        for (; size >= 128 && i < size; i += 128) {                                                                    \
+            const uint8_t *at = data + (size - i < 128 ? size - 128 : i); /* some of the last ones again */            \
+            spider__vector a, b, c, d;                                                                                 \
+            memcpy(&a, at, 32);                                                                                        \
+            memcpy(&b, at + 32, 32);                                                                                   \
+            memcpy(&c, at + 64, 32);                                                                                   \
+            memcpy(&d, at + 96, 32);                                                                                   \
+            a = (a | b) | (c | d);                                                                                     \
+            if ((((a[0] | a[1]) | (a[2] | a[3])) & high) != 0) {                                                       \
+                break;                                                                                                 \
+            }                                                                                                          \
+        }                                                                                                              \
+        if (i >= size) {                                                                                               \
+            return size;                                                                                               \
+        }                                                                                                              \
+        for (; size - i >= 8; i += 8) {                                                                                \
+            uint64_t word;                                                                                             \
+            memcpy(&word, data + i, 8);                                                                                \
+            if ((word & high) != 0) {                                                                                  \
+                break;                                                                                                 \
+            }                                                                                                          \
+        }                                                                                                              \
+        while (i < size && data[i] < 0x80) {                                                                           \
+            i++;                                                                                                       \
+        }                                                                                                              \
+        return i;                                                                                                      \
+    }
+SPIDER__ASCII_PREFIX(spider__ascii_prefix)
+#ifdef __x86_64__
+__attribute__((target("avx2"))) SPIDER__ASCII_PREFIX(spider__ascii_prefix_avx2)
+#endif
+
 /* The size of the longest prefix that is well-formed UTF-8. */
 SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
 {
-    const uint64_t high = UINT64_C(0x8080808080808080);
     size_t i = 0;
     while (i < size) {
         uint8_t lead = data[i];
@@ -337,24 +381,13 @@ SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
         uint8_t top = 0xbf;
         size_t more;
         if (lead < 0x80) {
-            uint64_t words[4];
-            while (size - i >= sizeof words) {
-                memcpy(words, data + i, sizeof words);
-                if (((words[0] | words[1] | words[2] | words[3]) & high) != 0) {
-                    break;
-                }
-                i += sizeof words;
+#ifdef __x86_64__
+            if (size - i >= 128 && __builtin_cpu_supports("avx2")) {
+                i += spider__ascii_prefix_avx2(data + i, size - i);
+                continue;
             }
-            while (size - i >= sizeof words[0]) {
-                memcpy(words, data + i, sizeof words[0]);
-                if ((words[0] & high) != 0) {
-                    break;
-                }
-                i += sizeof words[0];
-            }
-            while (i < size && data[i] < 0x80) {
-                i++;
-            }
+#endif
+            i += spider__ascii_prefix(data + i, size - i);
             continue;
         }
         if (lead >= 0xc2 && lead <= 0xdf) {
@@ -488,82 +521,66 @@ typedef struct spider__head {
  * was sent. */
 SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t *end, spider__head *head)
 {
-    unsigned width = 0; /* of the integer, float or size that follows the marker */
+    /* The markers c0 to df: a type, and how many bytes of a number or size follow. */
+    static const uint8_t forms[32][2] = {
+        {SPIDER_NIL, 0},       {SPIDER_EXTENSION, 0}, {SPIDER_BOOLEAN, 0},   {SPIDER_BOOLEAN, 0},
+        {SPIDER_BINARY, 1},    {SPIDER_BINARY, 2},    {SPIDER_BINARY, 4},    {SPIDER_EXTENSION, 0},
+        {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_FLOAT, 4},     {SPIDER_DOUBLE, 8},
+        {SPIDER_UNSIGNED, 1},  {SPIDER_UNSIGNED, 2},  {SPIDER_UNSIGNED, 4},  {SPIDER_UNSIGNED, 8},
+        {SPIDER_NEGATIVE, 1},  {SPIDER_NEGATIVE, 2},  {SPIDER_NEGATIVE, 4},  {SPIDER_NEGATIVE, 8},
+        {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0},
+        {SPIDER_EXTENSION, 0}, {SPIDER_STRING, 1},    {SPIDER_STRING, 2},    {SPIDER_STRING, 4},
+        {SPIDER_ARRAY, 2},     {SPIDER_ARRAY, 4},     {SPIDER_MAP, 2},       {SPIDER_MAP, 4},
+    };
     uint8_t marker;
+    head->bits = 0;
+    head->size = 0;
     if (at == end) {
         return NULL;
     }
     marker = *at++;
-    head->bits = 0;
-    head->size = 0;
-    head->body = at;
     if (marker < 0x80) {
         head->type = SPIDER_UNSIGNED;
         head->bits = marker;
         return at;
     }
-    if (marker < 0x90) {
-        head->type = SPIDER_MAP;
-        head->size = marker & 0x0fu;
-    } else if (marker < 0xa0) {
-        head->type = SPIDER_ARRAY;
-        head->size = marker & 0x0fu;
-    } else if (marker < 0xc0) {
-        head->type = SPIDER_STRING;
-        head->size = marker & 0x1fu;
-    } else if (marker >= 0xe0) {
+    if (marker >= 0xe0) {
         head->type = SPIDER_NEGATIVE;
         head->bits = UINT64_C(0xffffffffffffff00) | marker;
         return at;
-    } else if (marker == 0xc0) {
-        head->type = SPIDER_NIL;
-        return at;
-    } else if (marker == 0xc2 || marker == 0xc3) {
-        head->type = SPIDER_BOOLEAN;
-        head->bits = marker & 1u;
-        return at;
-    } else if (marker >= 0xc4 && marker <= 0xc6) {
-        head->type = SPIDER_BINARY;
-        width = 1u << (marker - 0xc4);
-    } else if (marker == 0xca || marker == 0xcb) {
-        head->type = marker == 0xca ? SPIDER_FLOAT : SPIDER_DOUBLE;
-        width = marker == 0xca ? 4 : 8;
-    } else if (marker >= 0xcc && marker <= 0xd3) {
-        head->type = SPIDER_UNSIGNED;
-        width = 1u << (marker & 3u);
-    } else if (marker >= 0xd9 && marker <= 0xdb) {
-        head->type = SPIDER_STRING;
-        width = 1u << (marker - 0xd9);
-    } else if (marker >= 0xdc) {
-        head->type = marker <= 0xdd ? SPIDER_ARRAY : SPIDER_MAP;
-        width = (marker & 1u) != 0 ? 4 : 2;
-    } else {
-        head->type = SPIDER_EXTENSION; /* and 0xc1, which nothing may use */
-        return at;
     }
-    if (width > 0) {
+    if (marker < 0xc0) {
+        head->type = marker >= 0xa0 ? SPIDER_STRING : marker >= 0x90 ? SPIDER_ARRAY : SPIDER_MAP;
+        head->size = marker & (marker >= 0xa0 ? 0x1fu : 0x0fu);
+    } else {
+        unsigned width = forms[marker - 0xc0][1];
+        head->type = (spider_type)forms[marker - 0xc0][0];
+        if (width == 0) {
+            head->bits = marker & 1u; /* of a boolean */
+            return at;
+        }
         if ((size_t)(end - at) < width) {
             return NULL;
         }
         head->bits = spider__load_be(at, width);
         at += width;
-        if (head->type == SPIDER_UNSIGNED && marker >= 0xd0 && head->bits >> (8 * width - 1) != 0) {
-            head->type = SPIDER_NEGATIVE;
-            head->bits |= width == 8 ? 0 : UINT64_MAX << (8 * width);
+        if (head->type == SPIDER_NEGATIVE) {
+            if (head->bits >> (8 * width - 1) == 0) {
+                head->type = SPIDER_UNSIGNED;
+            } else if (width < 8) {
+                head->bits |= UINT64_MAX << (8 * width);
+            }
         }
-        if (marker >= 0xca && marker <= 0xd3) {
+        if (head->type <= SPIDER_DOUBLE) {
             return at;
         }
         head->size = (uint32_t)head->bits;
     }
-    if ((size_t)(end - at) / (head->type == SPIDER_MAP ? 2 : 1) < head->size) {
+    head->body = at;
+    if ((size_t)(end - at) < (head->type == SPIDER_MAP ? 2 * (uint64_t)head->size : head->size)) {
         return NULL;
     }
-    if (head->type == SPIDER_STRING || head->type == SPIDER_BINARY) {
-        head->body = at;
-        at += head->size;
-    }
-    return at;
+    return head->type == SPIDER_STRING || head->type == SPIDER_BINARY ? at + head->size : at;
 }
 
 /* Steps over one value, however deep it is. NULL: it is truncated, or holds an extension type. */
@@ -584,7 +601,7 @@ SPIDER__FUNCTION const uint8_t *spider__skip(const uint8_t *at, const uint8_t *e
     return at;
 }
 
-/* Finds the next of the names in "one two, three"; NULL behind the last. */
+/* Finds the next of the names in "one, two, three"; NULL behind the last. */
 SPIDER__FUNCTION const char *spider__next_name(const char *names, size_t *size)
 {
     names += strspn(names, " ,");
@@ -698,6 +715,7 @@ SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool fr
     in->depth = 0;
     in->index = 0;
     in->count = framed ? 0 : 1;
+    in->start = data;
     in->next = data;
     in->limit = data + size;
     if (!framed || size == 0) { /* a cleanup task's payload has not even a count */
@@ -1093,8 +1111,8 @@ SPIDER__FUNCTION void spider_read_tuple(spider_reader *in, uint32_t count)
     spider__enter(in, count, false, NULL, NULL);
 }
 
-/* Opens a struct. Its fields are to be read in the order of `names`, such as "x y" or "x, y": a string literal, it
- * must outlive the call. A struct comes as an array of exactly so many values; a map from the fields' names, in any
+/* Opens a struct. Its fields are to be read in the order of `names`, such as "x, y"; which is a string literal: it must
+ * outlive the call. A struct comes as an array of exactly so many values; a map from the fields' names, in any
  * order, is accepted as well. */
 SPIDER__FUNCTION void spider_read_struct(spider_reader *in, const char *names)
 {
@@ -1135,6 +1153,7 @@ SPIDER__FUNCTION spider_bytes spider_read_bytes(spider_reader *in)
         return value;
     }
     if (head.type == SPIDER_BINARY) {
+        in->task->spider__gave_binary = true;
         spider__done(in);
         value.data = head.body;
         value.size = head.size;
@@ -1188,7 +1207,10 @@ SPIDER__FUNCTION uint8_t *spider__put(spider_writer *out, size_t size, uint64_t 
         return NULL;
     }
     if (needed > out->capacity - out->size) {
-        size_t capacity = out->capacity < 128 ? 256 : out->capacity * 2;
+        size_t capacity = out->capacity == 0 ? 256 : out->capacity * 2;
+        if (capacity > 4096 && capacity < out->expected) {
+            capacity = out->expected;
+        }
         uint8_t *data = NULL;
         if (needed <= SIZE_MAX / 4 && out->capacity <= SIZE_MAX / 4) {
             if (capacity < out->size + needed) {
@@ -1320,6 +1342,19 @@ SPIDER__FUNCTION bool spider__check_size(spider_writer *out, uint64_t size)
     return true;
 }
 
+/* Whether the string was checked when it was read from the inputs. A part of one may have been cut within a character:
+ * then it starts, or what is behind it starts, with a byte that continues one. */
+SPIDER__FUNCTION bool spider__was_checked(const spider_task *task, spider_string value)
+{
+    const spider_reader *in = task->in;
+    uintptr_t data = (uintptr_t)value.data;
+    uintptr_t limit = (uintptr_t)in->limit;
+    if (task->spider__gave_binary || data < (uintptr_t)in->start || data >= limit || value.size > limit - data) {
+        return false;
+    }
+    return (value.data[0] & 0xc0) != 0x80 && (value.size == limit - data || (value.data[value.size] & 0xc0) != 0x80);
+}
+
 /* Copies the string. What is not UTF-8 is a SerializationError. */
 SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string value)
 {
@@ -1327,7 +1362,8 @@ SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string valu
     if (!spider__check_size(out, value.size)) {
         return;
     }
-    if (spider__utf8_prefix((const uint8_t *)value.data, value.size) < value.size) {
+    if (!spider__was_checked(out->task, value)
+        && spider__utf8_prefix((const uint8_t *)value.data, value.size) < value.size) {
         spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "]: a string that is not UTF-8",
                     out->pending == 0 ? out->count : out->count - 1);
         return;
@@ -1562,7 +1598,7 @@ SPIDER__FUNCTION void spider__read_task_id(spider_task *task, spider_reader *in)
             return;
         }
     }
-    which = spider__match_name("Index Commit Cleanup", &head);
+    which = spider__match_name("Index, Commit, Cleanup", &head);
     if (which == UINT32_MAX || (which == 0 && !has_value)) {
         spider__mismatch(in, expected, &head);
         return;
@@ -1581,7 +1617,7 @@ SPIDER__FUNCTION void spider__read_context(spider__call *call, spider_view view)
     spider_task *task = &call->task;
     spider_reader *in = &call->graph_outputs; /* which is not needed yet */
     spider__open(in, "context", false, (const uint8_t *)view.pointer, view.length);
-    spider_read_struct(in, "job_id task_id task_instance_id resource_group_id graph_outputs");
+    spider_read_struct(in, "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
     task->job_id = spider_read_uint64(in);
     spider__read_task_id(task, in);
     task->instance_id = spider_read_uint64(in);
@@ -1684,6 +1720,7 @@ SPIDER__FUNCTION spider_result spider__execute(const spider__package *package, s
     } else if (spider__check_package(&call.task, package)) {
         spider__read_context(&call, context);
         spider__open(&call.in, "inputs", true, (const uint8_t *)inputs.pointer, inputs.length);
+        call.out.expected = inputs.length + 64;
         if (!call.task.spider__failed) {
             spider__run(&call.task, package->tasks[found - 1].function);
             spider_ready(&call.task);
@@ -1845,14 +1882,14 @@ template <class... T>
 void spider_read(spider_reader *in, std::tuple<T...> &value)
 {
     spider_read_tuple(in, sizeof...(T));
-    std::apply([in](T &...element) { (spider_read(in, element), ...); }, value);
+    std::apply([&](T &...element) { (spider_read(in, element), ...); }, value);
 }
 
 template <class... T>
 void spider_write(spider_writer *out, const std::tuple<T...> &value)
 {
     spider_write_tuple(out, sizeof...(T));
-    std::apply([out](const T &...element) { (spider_write(out, element), ...); }, value);
+    std::apply([&](const T &...element) { (spider_write(out, element), ...); }, value);
 }
 
 template <class T, class U>
@@ -1932,14 +1969,14 @@ void write_outputs(spider_writer *out, const T &value)
 template <class... T>
 void write_outputs(spider_writer *out, const std::tuple<T...> &value)
 {
-    std::apply([out](const T &...output) { (spider_write(out, output), ...); }, value);
+    std::apply([&](const T &...output) { (spider_write(out, output), ...); }, value);
 }
 
 template <class... Parameters, class Function>
 void call(spider_task *task, Function function)
 {
     std::tuple<std::decay_t<Parameters>...> arguments;
-    std::apply([task](auto &...argument) { read_each(task->in, argument...); }, arguments);
+    std::apply([&](auto &...argument) { read_each(task->in, argument...); }, arguments);
     if (!spider_ready(task)) {
         return;
     }

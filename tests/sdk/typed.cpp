@@ -33,8 +33,8 @@ std::tuple<std::uint64_t, const char *, std::uint64_t, std::uint64_t, std::uint6
 
 std::string fail(spider_task &task, std::uint8_t kind, const std::string &message)
 {
-    spider_write_cstring(task.out, "lost");
     if (kind <= SPIDER_CUSTOM) {
+        spider_write_cstring(task.out, "lost");
         throw spider::task_error(static_cast<spider_error>(kind), message);
     }
     return message;
@@ -59,7 +59,7 @@ public:
 
 void spider_read(spider_reader *in, point &value)
 {
-    spider_read_struct(in, "x y");
+    spider_read_struct(in, "x, y");
     value.x = spider_read_double(in);
     value.y = spider_read_double(in);
 }
@@ -120,6 +120,7 @@ std::pair<std::vector<bool>, std::map<int, long long>> odds(std::string_view tex
 }
 
 void nothing() {}
+std::tuple<> empty(std::tuple<>) { return {}; }
 
 void throw_exception() { throw std::out_of_range("the reason"); }
 void throw_number() { throw 42; }
@@ -176,6 +177,7 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"depth", spider::typed<depth>},
     {"odds", spider::typed<odds>},
     {"nothing", spider::typed<nothing>},
+    {"empty", spider::typed<empty>},
     {"throw_exception", spider::typed<throw_exception>},
     {"throw_number", spider::typed<throw_number>},
     {"throw_default", spider::typed<throw_default>},

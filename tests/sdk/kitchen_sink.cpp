@@ -1,0 +1,1 @@
+#include "../../native/kitchen_sink.c" // the same package, compiled as C++

@@ -1,0 +1,226 @@
+"""native/spider_tdl.h as a file: it compiles everywhere without a warning, exports four symbols, finds its tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import protocol
+import pytest
+import support
+from protocol import ExecutionError, PackageInitError, TaskError, TaskNotFound
+from spider_executor import TdlPackage
+
+NATIVE = support.ROOT / "native"
+SDK = support.ROOT / "tests" / "sdk"
+STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", f"-I{NATIVE}"]
+EXPORTED = {f"__spider_tdl_package_{name}" for name in ("get_version", "get_name", "init", "execute")}
+CONTEXT = protocol.TaskContext().encode()
+
+
+
+def compilers(*commands: str | None) -> list[str]:
+    """Those that are there, each once."""
+    found = {os.path.realpath(str(shutil.which(command))): command for command in reversed(commands) if command}
+    return [command for path, command in reversed(list(found.items())) if shutil.which(command)]
+
+
+C_COMPILERS = compilers(support.CC, "gcc", "clang")
+CXX_COMPILERS = compilers(support.CXX, "g++", "clang++")
+needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
+
+
+def compile_strictly(compiler: str, standard: str, source: Path, output: Path, *flags: str) -> None:
+    language = "c++" if "++" in standard else "c"
+    command = [compiler, f"-std={standard}", *STRICT, *flags, "-fPIC", "-shared", "-x", language, str(source)]
+    result = subprocess.run([*command, "-o", str(output)], stderr=subprocess.PIPE, timeout=120)
+    assert result.returncode == 0, result.stderr.decode()[:4000]
+    assert not result.stderr, result.stderr.decode()[:4000]
+
+
+@pytest.mark.parametrize("compiler", C_COMPILERS)
+@pytest.mark.parametrize("standard", ["c99", "c11"])
+def test_c_without_a_warning(compiler, standard, tmp_path):
+    for source in ("kitchen_sink.c", "integration_test_tasks.c", "complex.c"):
+        compile_strictly(compiler, standard, NATIVE / source, tmp_path / "x.so", "-O1")
+
+
+@needs_cxx
+@pytest.mark.parametrize("compiler", CXX_COMPILERS)
+def test_cxx_without_a_warning(compiler, tmp_path):
+    compile_strictly(compiler, "c++11", NATIVE / "kitchen_sink.c", tmp_path / "x.so", "-Wno-deprecated")
+    for source in (NATIVE / "wordcount.cpp", SDK / "typed.cpp"):
+        compile_strictly(compiler, "c++17", source, tmp_path / "x.so", "-Wold-style-cast")
+
+
+@pytest.mark.parametrize("compiler", [*C_COMPILERS, *CXX_COMPILERS])
+@pytest.mark.parametrize("flags", [[], ["-DSPIDER_TDL_WITH_ZSTD"]])
+def test_the_header_alone(compiler, flags, tmp_path):
+    """No unused function is a warning, and no other header is needed before it, or collides behind it."""
+    if flags and subprocess.run([compiler, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True).returncode:
+        pytest.skip("there is no zstd.h")
+    source = tmp_path / "alone.c"
+    source.write_text('#include "spider_tdl.h"\n#include "spider_tdl.h"\n#include <unistd.h>\n#include <math.h>\n')
+    for standard in ("c++11", "c++17") if compiler in CXX_COMPILERS else ("c99",):
+        compile_strictly(compiler, standard, source, tmp_path / "x.so", *flags)
+
+
+def test_plain_commands(tmp_path):
+    """The two test packages need a compiler's name, and nothing else."""
+    for name in ("integration_test_tasks", "complex"):
+        library = tmp_path / f"{name}.so"
+        command = [support.CC, "-shared", "-fPIC", "-o", str(library), str(NATIVE / f"{name}.c")]
+        subprocess.run(command, check=True, timeout=60)
+        assert TdlPackage.load(str(library)).name == name
+
+
+def symbols(library: Path) -> dict[str, str]:
+    """The exported symbols, demangled, and their types as nm prints them."""
+    command = ["nm", "-D", "-C", "--defined-only", str(library)]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode().splitlines()
+    return {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}
+
+
+@pytest.mark.parametrize("flags", [(), ("-O0",), ("-fvisibility=hidden",)])
+@pytest.mark.parametrize("source", ["native/kitchen_sink.c", "native/complex.c", "tests/sdk/two_files.c"])
+def test_four_symbols_are_exported(build_package, source, flags):
+    if source.endswith("two_files.c"):
+        flags = (*flags, str(SDK / "other_file.c"))
+    assert set(symbols(build_package(support.ROOT / source, *flags))) == EXPORTED
+
+
+@needs_cxx
+@pytest.mark.parametrize("flags", [(), ("-O0",)])
+@pytest.mark.parametrize("source", ["native/wordcount.cpp", "tests/sdk/typed.cpp", "tests/sdk/kitchen_sink.cpp"])
+def test_four_symbols_are_exported_by_cxx(build_package, source, flags):
+    """Beside them there are the standard library's own templates, which it declares visible."""
+    exported = symbols(build_package(support.ROOT / source, *flags))
+    assert {name for name, kind in exported.items() if kind == "T"} == EXPORTED
+    others = {name: kind for name, kind in exported.items() if name not in EXPORTED}
+    assert not [name for name in others if re.search(r"\bspider(::|_\w+(<.*>)?\()", name)]
+    for name, kind in others.items():
+        if name.startswith("operator "):
+            name = "std::" + name
+        assert kind in "WV" or flags, f"{kind} {name}: a unique symbol keeps a library from being unloaded"
+        assert re.search(r"\b(std|__gnu_cxx)::", name), name
+
+
+def package_source(tasks: str) -> str:
+    return (
+        '#include <string.h>\nstatic unsigned long compared;\n'
+        "static int counted(const void *a, const void *b, size_t size) { compared++; return memcmp(a, b, size); }\n"
+        '#define memcmp counted\n#include "spider_tdl.h"\n'
+        "static void name(spider_task *task) { spider_write_uint64(task->out, compared); }\n"
+        f'SPIDER_TDL_PACKAGE("many", NULL, {tasks});\n'
+    )
+
+
+def test_ten_thousand_tasks(tmp_path):
+    """Finding one compares it with a few names, not with those before it."""
+    source = tmp_path / "many.c"
+    names = [f"package::task_{i:05}" for i in range(10_000)]
+    source.write_text(package_source(",".join(f'{{"{name}", name}}' for name in names)))
+    compile_strictly(support.CC, "c99", source, tmp_path / "many.so")
+    package = TdlPackage.load(str(tmp_path / "many.so"))
+
+    def compared(name: str) -> int:
+        outcome = package.execute(name, CONTEXT, b"")
+        assert isinstance(outcome, protocol.Success)
+        return protocol.unpack_values(outcome.outputs)[0]
+
+    before, steps = compared(names[0]), []
+    for name in names:
+        now = compared(name)
+        steps.append(now - before)
+        before = now
+    # One of them is the context's "Index".
+    assert min(steps) == 2
+    assert max(steps) < 50
+    assert sum(steps) < 4 * len(names)
+    for name in ("package::task_10000", "", "x"):
+        error, _ = protocol.decode_executor_error(package.execute(name, CONTEXT, b"").error)
+        assert error == TaskError(TaskNotFound(name))
+    assert compared(names[0]) - before < 150
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_two_tasks_of_one_name(tmp_path, where):
+    names = ["a", "twice", "b", "twice"] if where == "last" else ["twice", "twice", "a", "b"]
+    source = tmp_path / "double.c"
+    source.write_text(package_source(",".join(f'{{"{name}", name}}' for name in names)))
+    compile_strictly(support.CC, "c99", source, tmp_path / "double.so")
+    with pytest.raises(PackageInitError) as error:
+        TdlPackage.load(str(tmp_path / "double.so"))
+    assert error.value == PackageInitError(ExecutionError('the package has two tasks named "twice"'))
+
+
+def test_two_source_files(build_package, tmp_path):
+    """A package may have several, each with the header; the readers work across them."""
+    library = build_package(SDK / "two_files.c", str(SDK / "other_file.c"))
+    package = TdlPackage.load(str(library))
+    outcome = package.execute("sum", CONTEXT, protocol.pack_values({"b": 2, "a": 1}))
+    assert protocol.unpack_values(outcome.outputs) == [3]
+    error, _ = protocol.decode_executor_error(package.execute("sum", CONTEXT, protocol.pack_values({"a": 1, "b": "x"})).error)
+    text = "inputs[0][value 1]: expected int64, found a string of length 1"
+    assert error == TaskError(protocol.DeserializationError(text))
+
+
+# ---- native/README.md ----
+
+README = NATIVE / "README.md"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> list[tuple[str, str]]:
+    """The fenced blocks: their languages and texts."""
+    return FENCE.findall(README.read_text(encoding="utf-8"))
+
+
+def commands() -> list[tuple[str, str]]:
+    """What the README types, and what it says is printed; `...` stands for any text."""
+    found: list[tuple[str, str]] = []
+    for language, text in examples():
+        lines = iter(text.splitlines(keepends=True) if language == "console" else ())
+        for line in lines:
+            if line.startswith("$ "):
+                command = line[2:]
+                while command.endswith("\\\n"):
+                    command += next(lines)
+                found.append((command, ""))
+            else:
+                found[-1] = (found[-1][0], found[-1][1] + line)
+    return found
+
+
+def test_the_readme(tmp_path):
+    """Every example is compiled and run, in order, and prints what the README says."""
+    shutil.copytree(NATIVE, tmp_path / "native")
+    for name in ("protocol.py", "spider_executor.py"):
+        shutil.copy(support.ROOT / name, tmp_path)
+    for language, text in examples():
+        if language in ("c", "cpp"):
+            name = re.match(r"(?:/\*|//) (\w+\.\w+)", text)
+            assert name, f"an example without a file's name: {text[:40]}"
+            (tmp_path / name.group(1)).write_text(text, encoding="utf-8")
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    (bin_dir / "python3").symlink_to(sys.executable)
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RUST_LOG", "SPIDER_", "PYTHON"))}
+    env["PATH"] = f"{bin_dir}{os.pathsep}{env['PATH']}"
+    assert len(commands()) > 20
+    missing = {tool for tool in ("c++", "gdb", "valgrind") if shutil.which(tool) is None}
+    for command, expected in commands():
+        if any(f"{tool} " in command for tool in missing) or ("c++" in missing and " words " in command):
+            continue
+        result = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+        )
+        printed = result.stdout.decode(errors="replace")
+        pattern = re.escape(expected).replace(re.escape("..."), ".*?")
+        assert re.fullmatch(pattern, printed, re.DOTALL), f"$ {command}{printed}"
+    if missing:
+        pytest.skip(f"the examples with {', '.join(sorted(missing))}, which are not installed; the others were run")
