@@ -857,7 +857,11 @@ class _Process:
         _libc.on_exit(self._callbacks[0], None)
         self._guard_forks()
         try:
-            _thread.start_new_thread(self._watch, ())
+            started = _thread.allocate_lock()
+            started.acquire()
+            _thread.start_new_thread(self._watch, (started,))
+            # It must have the memory that it takes before a task can limit the process's.
+            started.acquire()
         except RuntimeError as error:
             log.warn("No thread to notice that the parent is gone while a task runs.", err=error)
 
@@ -901,13 +905,14 @@ class _Process:
         _fflush(None)
         os._exit(EXIT_FAILURE)
 
-    def _watch(self) -> None:
+    def _watch(self, started: _thread.LockType) -> None:
         """End the process if a task runs on although the parent has closed its end of stdout.
 
         The main thread notices by itself at any other time. A closed stdin says nothing: the reply may still be wanted.
         """
         # struct pollfd: the descriptor, then no events to wait for but errors. Of ctypes, to spare an import at start.
         output = (c_int * 2)(self.channel.output_fd, 0)
+        started.release()
         while True:
             _poll(output, 1, -1)
             if self.channel.running is not None:
@@ -1653,8 +1658,8 @@ def _add(report: dict[str, Any], kind: str, text: str, advice: str) -> None:
 def _debug_command(directory: bytes, name: str) -> str:
     import shlex
 
-    arguments = ["run", "--in-process", "--package-dir", os.fsdecode(directory), name, "no-task"]
-    return " ".join(map(shlex.quote, [*own_command(), *arguments]))
+    command = [sys.executable, "-IS", os.path.abspath(__file__), "run", "--in-process"]
+    return " ".join(map(shlex.quote, [*command, "--package-dir", os.fsdecode(directory), name, "any-task"]))
 
 
 def _elf_target(path: bytes) -> tuple[str | None, str | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
+import signal
 import subprocess
 
 import cli
@@ -138,6 +140,12 @@ def test_a_package_that_would_not_serve(unwell, name, symbols, init, text, advic
     assert package["warnings"] == []
 
 
+def test_the_advice_on_a_crash_is_a_command_that_crashes(unwell):
+    for name, status in (("init_crashes", -signal.SIGABRT), ("constructor_crashes", -signal.SIGSEGV)):
+        _, _, command = unwell[name]["problems"][0]["advice"].partition("gdb --args ")
+        assert subprocess.run(shlex.split(command), timeout=support.DEADLINE, check=False).returncode == status
+
+
 def test_all_missing_libraries_are_named(unwell):
     package = unwell["needy"]
     assert package["missing_dependencies"] == ["libouter_gone.so.2", "libinner_gone.so"]
@@ -186,6 +194,12 @@ def test_init_sees_the_environment_of_the_command(package_dir):
     status, packages = report(package_dir, "integration_test_tasks", SPIDER_TEST_TDL_INIT_SHOULD_FAIL="1")
     assert status == 1
     assert "PackageInitError" in packages["integration_test_tasks"]["problems"][0]["text"]
+
+
+def test_init_sees_the_directory_as_in_an_executor(tmp_path, build_package):
+    init = '-DINIT=getenv("SPIDER_TDL_PACKAGE_DIR")?number(1):failure("ExecutionError","unset")'
+    support.stage(tmp_path, "variant", build_package(VARIANT, init))
+    assert report(tmp_path)[0] == 0
 
 
 def test_where_links_lead_and_aliases_are_no_duplicates(tmp_path, build_package):
