@@ -202,7 +202,8 @@ class Channel:
     def take(cls) -> Channel:
         """Make fd 0 and 1 the executor's own, under numbers that tasks do not use, and give tasks others.
 
-        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises _StartError if one is closed.
+        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises _StartError if one of them is
+        closed.
         """
         ends = []
         for fd, name in enumerate(("stdin", "stdout")):
@@ -416,7 +417,11 @@ class TdlPackage:
         result = self.call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
         if result.is_error:
             return Failure(_wrap_error(TaskError, result).encode())
-        return Success(_take(result))
+        if result.length and not result.pointer:
+            return Failure(_null_outputs(result.length).encode())
+        outputs = _read_memory(result)
+        _release(result)
+        return Success(outputs)
 
     def _init(self) -> None:
         address = _libc.dlsym(self._handle, b"__spider_tdl_package_init")
@@ -480,13 +485,8 @@ def _release(result: Any) -> None:
         _free(result.pointer)
 
 
-def _take(result: Any) -> bytes:
-    """Copy what a package returned, and free it. A NULL pointer is nothing, whatever its length."""
-    if not result.pointer:
-        return b""
-    data = _read_memory(result)
-    _release(result)
-    return data
+def _null_outputs(size: int) -> TaskError:
+    return TaskError(SerializationError(f"the task returned a NULL pointer as outputs of {size} bytes"))
 
 
 def _wrap_error(wrapper: Callable[[TdlError], ExecutorError], result: Any) -> ExecutorError:
@@ -668,7 +668,7 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 raise _wrap_error(TaskError, result)
             size, pointer = result.length, result.pointer
             if size and not pointer:
-                raise TaskError(SerializationError(f"the task returned a NULL pointer as outputs of {size} bytes"))
+                raise _null_outputs(size)
             if size > _DATA_MAX:
                 _free(pointer)
                 raise _too_large("outputs", size, log, decode_names(buffer, fields))
@@ -1162,7 +1162,9 @@ def own_command() -> list[str]:
     if not path.endswith(".py"):
         return [path]  # The executable file that holds all of it.
     # Imported, not run as a script, which would be compiled at every start.
-    start = f"import sys; sys.path.insert(0, {os.path.dirname(path)!r}); import spider_executor; spider_executor.main()"
+    start = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(path)!r}); from spider_executor import main; sys.exit(main())"
+    )
     return [sys.executable, "-IS", "-c", start]
 
 
