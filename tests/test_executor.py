@@ -165,6 +165,15 @@ def test_bytes_behind_a_request_are_ignored(spawn):
     assert status == 0
 
 
+@pytest.mark.ours
+def test_a_warning_about_bytes_behind_a_request(spawn):
+    child = spawn(env={"RUST_LOG": "warn"})
+    child.finish(encode_frame(FIBONACCI[4:] + b"behind") + FIBONACCI)
+    (line,) = child.log_lines()
+    assert line["level"] == "WARN"
+    assert (line["fields"]["package"], line["fields"]["task"], line["fields"]["size"]) == (TASKS, "fibonacci", 6)
+
+
 BODIES = [
     "",
     "00",

@@ -155,6 +155,7 @@ def test_info_lines_of_a_life(spawn):
     assert {line["level"] for line in child.log_lines()} == {"INFO"}
 
 
+@pytest.mark.ours
 def test_no_line_by_default(spawn):
     """A life without errors says nothing, tasks that fail included."""
     child = spawn()
