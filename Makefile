@@ -11,7 +11,7 @@ PACKAGES := build/tdl_packages
 # A group of pyproject.toml as arguments for pip; the pip of CPython 3.8 cannot read one itself.
 group = $(shell sed -n '/^$(1) = \[/,/^\]/s/^ *"\(.*\)",$$/"\1"/p' pyproject.toml)
 
-.PHONY: demo packages test lint bench soak fuzz dist clean
+.PHONY: demo packages test test-dist test-aarch64 lint bench soak fuzz dist clean
 
 demo: packages
 	$(PYTHON) -m spider_executor run --package-dir $(PACKAGES) integration_test_tasks fibonacci 30
@@ -49,10 +49,27 @@ lint: $(VENV)/.lint
 dist/spider-task-executor: .ci/executable.py protocol.py spider_executor.py
 	$(PYTHON) .ci/executable.py $@ $(INTERPRETER)
 
-bench: dist/spider-task-executor
-	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+$(VENV)/.dist: pyproject.toml $(VENV)/.test
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,dist)
+	@touch $@
 
-soak: dist/spider-task-executor
+# A fixed date in the archives, that equal sources give equal files.
+dist: dist/spider-task-executor $(VENV)/.dist
+	rm -rf build/lib build/bdist.* dist/*.whl dist/*.tar.gz
+	SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m build --outdir dist . >build/dist.log || { cat build/dist.log; exit 1; }
+	@ls dist
+
+test-dist: dist packages $(VENV)/.lint
+	.ci/test-dist $(VENV)/bin/mypy $(PACKAGES)
+
+test-aarch64:
+	tests/aarch64/run.sh $(PYTEST_ARGS)
+
+bench: packages
+	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+	$(PYTHON) tests/overhead_instrument.py
+
+soak:
 	$(PYTHON) tests/bench/soak.py
 
 clean:
