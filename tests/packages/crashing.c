@@ -93,17 +93,20 @@ static Result crash_in_a_thread(View inputs, long argument)
     return number(0);
 }
 
+/* Both say so when they begin. */
 static Result hang(View inputs, long argument)
 {
+    fputs("hanging\n", stderr);
     while (!sink) {
         pause();
     }
     return number(0);
 }
 
-/* The same, without a system call. */
+/* Without a system call. */
 static Result spin(View inputs, long argument)
 {
+    fputs("hanging\n", stderr);
     while (!sink) {
     }
     return number(0);
