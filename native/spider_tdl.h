@@ -604,9 +604,15 @@ SPIDER__FUNCTION const uint8_t *spider__skip(const uint8_t *at, const uint8_t *e
 /* Finds the next of the names in "one, two, three"; NULL behind the last. */
 SPIDER__FUNCTION const char *spider__next_name(const char *names, size_t *size)
 {
-    names += strspn(names, " ,");
-    *size = strcspn(names, " ,");
-    return *size > 0 ? names : NULL;
+    size_t length = 0;
+    while (*names == ' ' || *names == ',') {
+        names++;
+    }
+    while (names[length] != '\0' && names[length] != ' ' && names[length] != ',') {
+        length++;
+    }
+    *size = length;
+    return length > 0 ? names : NULL;
 }
 
 SPIDER__FUNCTION uint32_t spider__count_names(const char *names)

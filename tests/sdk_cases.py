@@ -1,4 +1,4 @@
-"""What packages written with native/spider_tdl.h are asked, and what they must answer: tables, made by an oracle in Python.
+"""What packages written with native/spider_tdl.h are asked and must answer: tables, made by an oracle in Python.
 
 A case is a task of native/kitchen_sink.c with a context and inputs, and its outcome byte for byte. The same cases go
 through a real executor, and through tests/sdk/driver.c under the sanitizers.
@@ -243,9 +243,9 @@ def is_sorted(value: dict[str, Any]) -> bool:
 
 # ---- Round trips ----
 
-NUMBERS = sorted(
-    {sign * (2**power) + delta for power in (0, 5, 7, 8, 15, 16, 31, 32, 63, 64) for delta in (-1, 0, 1) for sign in (1, -1)}
-)
+POWERS = (0, 5, 7, 8, 15, 16, 31, 32, 63, 64)
+NUMBERS = sorted({sign * 2**power + delta for power in POWERS for delta in (-1, 0, 1) for sign in (1, -1)})
+INT64S = [n for n in NUMBERS if -(2**63) <= n < 2**63]
 TEXTS = ["", "a", "é", "日本語", "🕷️ spider", "\0", "a" * 31, "a" * 32, "a" * 255, "a" * 256, "é" * 32767, "é" * 32768]
 TEXTS += [chr(c) for c in (0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFD, 0xFFFF, 0x10000, 0x10FFFF)]
 FLOATS = [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1.5, 2.0**-149, 2.0**127, 3.4028234663852886e38]
@@ -263,7 +263,7 @@ def round_trips() -> Iterator[Case]:
     values += [("string", text) for text in TEXTS] + [("string", "x" * 70000)]
     values += [("bytes", list(data)) for data in (b"", b"\0", bytes(range(256)), bytes(65535), b"\xff" * 65536)]
     values += [("bytes", [i % 256 for i in range(70000)])]
-    values += [("list", list(range(n))) for n in (0, 1, 15, 16, 65535, 65536, 70000)] + [("list", [n for n in NUMBERS if -(2**63) <= n < 2**63])]
+    values += [("list", list(range(n))) for n in (0, 1, 15, 16, 65535, 65536, 70000)] + [("list", INT64S)]
     values += [("map", {f"{i:06}": float(i) for i in range(n)}) for n in (0, 1, 15, 16, 65535, 65536, 70000)]
     values += [("struct", [0, "", []]), ("struct", [2**64 - 1, "é", [0, 127, 128, 255]])]
     values += [("tuple", [True, ""]), ("tuple", [False, "é"]), ("option", None), ("option", ""), ("option", "x")]
@@ -286,7 +286,7 @@ def any_values() -> Iterator[Case]:
     """Values of no declared type, through kitchen_sink's `any` and `all`."""
     makers = (lambda v: [v], lambda v: {"k": v}, lambda v: [1, {"a": v}, "x"], lambda v: {1: [v], 2: 3})
     values = [nested(depth, make) for make in makers for depth in (1, 30, 511)]
-    values += [None, True, *(n for n in NUMBERS if -(2**63) <= n < 2**64), *(Float32(x) for x in FLOATS), *DOUBLES, *TEXTS]
+    values += [None, True, *INT64S, 2**64 - 1, *(Float32(x) for x in FLOATS), *DOUBLES, *TEXTS]
     values += [list(range(70000)), {i: str(i) for i in range(70000)}, [[[]], {}, [{}], {"": []}], [{}] * 70000]
     for value in values:
         yield Case("any", payload(pack(value)), payload(pack(value)))
@@ -298,7 +298,9 @@ def any_values() -> Iterator[Case]:
     yield Case("any", payload(b"\x91" * deep + b"\x01"), payload(b"\x91" * deep + b"\x01"))
     path = "inputs[0]" + "[0]" * 200
     for packed in (b"\x91" * (deep + 1) + b"\x01", b"\x91" * 100000, b"\x91" * deep + b"\x90"):
-        yield Case("any", payload(packed), wrong(f"{cut_path(path)}: expected at most 1023 levels, found deeper nesting"))
+        yield Case(
+            "any", payload(packed), wrong(f"{cut_path(path)}: expected at most 1023 levels, found deeper nesting")
+        )
 
 
 def cut_path(path: str) -> str:
@@ -420,7 +422,9 @@ def contexts() -> Iterator[Case]:
     ):  # fmt: skip
         yield bad(pack([1, task_id, 3, 4, None]), f"context.task_id: {which}, found {found}")
     yield bad(pack([1, {"X": 1}, 3, 4, None]), f"context.task_id[key 0]: {which}, found a string of length 1")
-    yield bad(pack([1, {"Index": "x"}, 3, 4, None]), "context.task_id[value 0]: expected uint64, found a string of length 1")
+    yield bad(
+        pack([1, {"Index": "x"}, 3, 4, None]), "context.task_id[value 0]: expected uint64, found a string of length 1"
+    )
     yield bad(pack([1, {"Commit": 1}, 3, 4, None]), "context.task_id[value 0]: expected nil, found the integer 1")
     yield bad(pack([*fields[:4], "x"]), "context.graph_outputs: expected Bytes, found a string of length 1")
     yield bad(pack([*fields[:4], [1, 256]]), "context.graph_outputs[1]: expected uint8, found the integer 256")
@@ -475,16 +479,21 @@ def not_utf8() -> Iterator[Case]:
     seconds = [bytes([lead, second, 0x80, 0x80][:size])
                for lead, size in ((0xC1, 2), (0xC2, 2), (0xE0, 3), (0xED, 3), (0xEF, 3), (0xF0, 4), (0xF4, 4))
                for second in (0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)]  # fmt: skip
-    for data in [*leads, *seconds]:
-        for text in (data, b"a" * 45 + data + b"b" * 3):
-            packed = (bytes([0xA0 + len(text)]) if len(text) < 32 else bytes([0xD9, len(text)])) + text
-            try:
-                expected: bytes | protocol.TdlError = payload(pack(text.decode()))
-            except UnicodeDecodeError:
-                expected = wrong("inputs[0]: expected string, found bytes that are not UTF-8")
-            yield Case("string", payload(packed), expected)
+    texts = [text for data in (*leads, *seconds) for text in (data, b"a" * 45 + data + b"b" * 3)]
+    # At every place of a text that is looked through in steps of 8 and 128 bytes.
+    texts += [b"a" * i + data + b"b" * (300 - i) for i in range(301) for data in (b"\xff", "\N{SPIDER}".encode())]
+    for text in texts:
+        try:
+            expected: bytes | protocol.TdlError = payload(pack(text.decode()))
+        except UnicodeDecodeError:
+            expected = wrong("inputs[0]: expected string, found bytes that are not UTF-8")
+        head = pack("x" * len(text))[: -len(text)]
+        yield Case("string", payload(head + text), expected)
+        yield Case("string", payload(pack(text)), expected)
+
+
+MAKERS = (wrong_types, round_trips, any_values, counts, structs, hostile, contexts, graph_outputs, failures, not_utf8)
 
 
 def all_cases() -> list[Case]:
-    makers = (wrong_types, round_trips, any_values, counts, structs, hostile, contexts, graph_outputs, failures, not_utf8)
-    return [case for make in makers for case in make()]
+    return [case for make in MAKERS for case in make()]

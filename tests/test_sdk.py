@@ -6,16 +6,18 @@ import os
 import subprocess
 from pathlib import Path
 
-import protocol
 import pytest
 import sdk_cases
 import support
+
+import protocol
 from protocol import DeserializationError, ExecutionError, PackageInitError, TaskError
 from spider_executor import ExecutorHandle, TaskFailure, TaskSuccess
 
 SDK = support.ROOT / "tests" / "sdk"
 KITCHEN_SINK = support.ROOT / "native" / "kitchen_sink.c"
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+STARVED = ("-include", str(SDK / "starved.h"))
 
 needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
 packages = pytest.mark.parametrize("package", ["kitchen_sink", pytest.param("typed", marks=needs_cxx)])
@@ -61,21 +63,7 @@ def ask(handle, package, case):
 
 
 @packages
-@pytest.mark.parametrize(
-    "maker",
-    [
-        sdk_cases.round_trips,
-        sdk_cases.wrong_types,
-        sdk_cases.counts,
-        sdk_cases.structs,
-        sdk_cases.hostile,
-        sdk_cases.any_values,
-        sdk_cases.contexts,
-        sdk_cases.graph_outputs,
-        sdk_cases.failures,
-        sdk_cases.not_utf8,
-    ],
-)
+@pytest.mark.parametrize("maker", sdk_cases.MAKERS)
 def test_cases(sdk, package, maker):
     for case in of_package(list(maker()), package):
         assert ask(sdk, package, case) == case.expected, case
@@ -117,9 +105,7 @@ def test_what_an_author_does_wrong(sdk_odd):
 
 def test_an_error_ends_loops_and_reads_as_zero(sdk_odd):
     outcome = sdk_odd.execute("odd", "reads_on", "no number", timeout=support.DEADLINE)
-    assert outcome.error == TaskError(
-        DeserializationError("inputs[0]: expected uint64, found a string of length 9")
-    )
+    assert outcome.error == TaskError(DeserializationError("inputs[0]: expected uint64, found a string of length 9"))
 
 
 def test_a_side_effect_waits_for_the_arguments(sdk_odd, tmp_path):
@@ -231,6 +217,16 @@ def test_wordcount(sdk):
     assert wordcount("count", "a b") == DeserializationError("inputs[0]: expected list, found a string of length 3")
 
 
+@needs_cxx
+def test_the_c_package_compiled_as_cxx(executor_command, tmp_path, build_package, cases):
+    """As C++11: the same outcomes."""
+    support.stage(tmp_path, "kitchen_sink", build_package(SDK / "kitchen_sink.cpp", "-std=c++11"))
+    with ExecutorHandle(tmp_path, executor_command) as handle:
+        for case in cases:
+            if len(case.inputs) < 1000:
+                assert ask(handle, "kitchen_sink", case) == case.expected, case
+
+
 # ---- zstd ----
 
 
@@ -314,22 +310,22 @@ def test_compressed_graph_outputs_without_zstd(sdk):
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory, cases, build_package):
-    """Runs tests/sdk/driver.c on a package, all with ASan and UBSan, and returns its last line."""
+def driver(tmp_path_factory, build_package):
+    """Runs tests/sdk/driver.c on a package, all with ASan and UBSan, and returns what it prints."""
     directory = tmp_path_factory.mktemp("driver")
     program = directory / "driver"
     command = [support.CC, "-std=c99", *SANITIZE, f"-I{support.ROOT / 'native'}", "-rdynamic", "-o", str(program)]
     subprocess.run([*command, str(SDK / "driver.c"), "-ldl"], check=True, timeout=120)
 
-    def drive(mode: str, source: Path, cases: list[sdk_cases.Case], *arguments: str, flags: tuple[str, ...] = ()) -> str:
-        library = build_package(source, *SANITIZE, *flags)
+    def drive(mode: str, package: str, cases: list[sdk_cases.Case], *arguments: str) -> str:
+        source = SDK / "typed.cpp" if package == "typed" else support.ROOT / "native" / f"{package}.c"
+        library = build_package(source, *SANITIZE, *(() if package == "typed" else STARVED))
         file = directory / "cases"
         file.write_bytes(b"".join(case.encode() for case in cases))
         env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
         result = subprocess.run(
             [str(program), mode, str(library), str(file), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env=env,
             timeout=100,
         )
@@ -339,19 +335,15 @@ def driver(tmp_path_factory, cases, build_package):
     return drive
 
 
-def source_of(package: str) -> Path:
-    return KITCHEN_SINK if package == "kitchen_sink" else SDK / "typed.cpp"
-
-
 @packages
 def test_sanitized_cases(driver, cases, package):
     chosen = of_package(cases, package)
-    assert driver("replay", source_of(package), chosen) == f"{len(chosen)} cases\n"
+    assert driver("replay", package, chosen) == f"{len(chosen)} cases\n"
 
 
 @packages
 def test_sanitized_truncation(driver, cases, package):
-    count, what = driver("truncate", source_of(package), of_package(cases, package)).split()
+    count, what = driver("truncate", package, of_package(cases, package)).split()
     assert what == "truncations"
     assert int(count) > 20_000
 
@@ -361,7 +353,7 @@ def test_sanitized_truncation(driver, cases, package):
 )
 def test_sanitized_fuzz(driver, cases, package, seed, count):
     """Nothing but a well-formed outcome, and the readers do accept many of the payloads."""
-    printed = driver("fuzz", source_of(package), of_package(cases, package), str(seed), str(count))
+    printed = driver("fuzz", package, of_package(cases, package), str(seed), str(count))
     words = printed.split()
     assert words[:2] == [str(count), "payloads,"]
     assert int(words[2]) > count // 20
@@ -369,34 +361,24 @@ def test_sanitized_fuzz(driver, cases, package, seed, count):
 
 def test_sanitized_starvation(driver, cases):
     """Every allocation may fail: an error, never a crash, a leak or a success."""
-    printed = driver("starve", KITCHEN_SINK, cases, flags=("-include", str(SDK / "starved.h")))
+    printed = driver("starve", "kitchen_sink", cases)
     assert int(printed.split()[0]) > 5_000
 
 
-@pytest.mark.parametrize("package", ["integration_test_tasks", "complex"])
-def test_sanitized_test_packages(driver, package):
-    vector = [[[1, 2.5], [-3, 4]]]
-    inputs = {
-        "integration_test_tasks": [("sleep_and_echo", ["a", "é"] * 50), ("assert_outputs_sum_zero",), ("always_fail",)],
-        "complex": [
-            *((f"complex::{name}", *arguments) for name in ("add", "sub", "dot_product", "cross_product")
-              for arguments in ((vector, vector), (vector,), (vector, [[]]), ([[[1, 2]] * 3], [[[3, 4]] * 3]), ([[["x"]]], vector))),
-            ("complex::always_fail",),
-        ],
-    }[package]  # fmt: skip
+def test_sanitized_test_packages(driver):
+    vector, other = [[[1, 2.5], [-3, 4], [5, 6]]], [[[1, 2]]]
+    inputs = [
+        (f"complex::{name}", *vectors)
+        for name in ("add", "sub", "dot_product", "cross_product")
+        for vectors in ((vector, vector), (vector,), (vector, other), (other, other), ([[["x"]]], vector))
+    ]
     cases = [sdk_cases.Case(name, protocol.pack_values(*values), b"") for name, *values in inputs]
-    if package == "integration_test_tasks":
-        for numbers in ([1, -1], [2**63 - 1] * 5, [-(2**63)] * 3, [], ["x"]):
-            context = sdk_cases.commit(b"\0" + protocol.pack_values(*numbers))
-            cases.append(sdk_cases.Case("assert_outputs_sum_zero", sdk_cases.payload(), b"", context))
-    words = driver("fuzz", support.ROOT / "native" / f"{package}.c", cases, "3", "10000").split()
-    assert words[:2] == ["10000", "payloads,"]
+    assert driver("fuzz", "complex", cases, "3", "10000").startswith("10000 payloads")
 
-
-@needs_cxx
-def test_the_c_package_compiled_as_cxx(driver, cases):
-    """C++11, and the same outcomes."""
-    flags = ("-x", "c++", "-std=c++11")
-    source = SDK / "kitchen_sink.cpp"
-    chosen = [case for case in cases if len(case.inputs) < 1000]
-    assert driver("replay", source, chosen, flags=flags[2:]) == f"{len(chosen)} cases\n"
+    cases = [
+        sdk_cases.Case("assert_outputs_sum_zero", sdk_cases.payload(), b"", sdk_cases.commit(b"\0" + payload))
+        for payload in (protocol.pack_values(*n) for n in ([1, -1], [2**63 - 1] * 5, [-(2**63)] * 3, [], ["x"]))
+    ]
+    cases.append(sdk_cases.Case("sleep_and_echo", protocol.pack_values(["a", "é"] * 50), b""))
+    cases.append(sdk_cases.Case("always_fail", sdk_cases.payload(), b""))
+    assert driver("fuzz", "integration_test_tasks", cases, "4", "5000").startswith("5000 payloads")
