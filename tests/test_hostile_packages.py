@@ -259,21 +259,28 @@ def test_a_declared_name_of_impossible_length(start, packages, build_package, tm
     assert "name" in text
 
 
-def test_a_missing_dependency(start, packages, variant, build_package, tmp_path):
+@pytest.fixture
+def dependent(packages, build_package, tmp_path):
+    """A package that needs libdependency.so.7, and a place where the loader would find that."""
     (tmp_path / "dependency.c").write_text("int dependency;\n")
     (tmp_path / "dependent.c").write_text(
         f'#include "{VARIANT}"\nextern int dependency;\nint *use_dependency = &dependency;\n'
     )
     shutil.copy(build_package(tmp_path / "dependency.c", "-Wl,-soname,libdependency.so.7"), tmp_path / "libdep.so")
     flags = (f"-I{VARIANT.parent}", f"-L{tmp_path}", "-ldep", f"-Wl,-rpath,{tmp_path}")
-    target = support.stage(packages, "dependent", build_package(tmp_path / "dependent.c", *flags))
-    child = start(packages)
-    text = text_of(refusal(child, "dependent", InvalidLibrary))
-    assert "libdependency.so.7" in text
-    assert str(target) in text
+    return support.stage(packages, "dependent", build_package(tmp_path / "dependent.c", *flags))
 
+
+def test_a_missing_dependency(start, packages, dependent, tmp_path):
+    child = start(packages)
+    assert "libdependency.so.7" in text_of(refusal(child, "dependent", InvalidLibrary))
     (tmp_path / "libdep.so").rename(tmp_path / "libdependency.so.7")
     assert child.call("dependent", "answer") == [1]
+
+
+@pytest.mark.ours
+def test_a_missing_dependency_is_reported_with_who_needs_it(start, packages, dependent):
+    assert str(dependent) in text_of(refusal(start(packages), "dependent", InvalidLibrary))
 
 
 def test_a_name_that_another_package_has(start, packages, variant):

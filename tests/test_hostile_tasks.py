@@ -90,8 +90,8 @@ def test_stdin_is_at_its_end_for_a_task(start):
         pytest.param("close_standard", marks=pytest.mark.ours),
         pytest.param("close_stdio", marks=pytest.mark.ours),
         pytest.param("dup_over_standard", marks=pytest.mark.ours),
+        pytest.param("non_blocking", marks=pytest.mark.ours),
         "close_below:1024",
-        "non_blocking",
     ],
 )
 def test_descriptors_may_be_lost(start, task):
@@ -144,14 +144,16 @@ def test_a_child_may_exit(group, status):
     assert group.stderr() == ""
 
 
-@pytest.mark.parametrize("task", [pytest.param("leave_child", marks=pytest.mark.ours), "leave_program"])
+@pytest.mark.ours
+@pytest.mark.parametrize("task", ["leave_child", "leave_program"])
 def test_what_outlives_a_crashed_executor_does_not_delay_the_end(group, task):
     group.send(support.execute("forking", task + "_and_crash"))
     assert end_of(group) == (b"", -signal.SIGABRT)
     os.killpg(group.pid, 0)  # it did outlive it
 
 
-@pytest.mark.parametrize("task", [pytest.param("leave_child", marks=pytest.mark.ours), "leave_program"])
+@pytest.mark.ours
+@pytest.mark.parametrize("task", ["leave_child", "leave_program"])
 def test_what_outlives_a_killed_executor_does_not_delay_the_end(group, task):
     (left,) = group.call("forking", task)
     os.kill(group.pid, signal.SIGKILL)
@@ -267,7 +269,7 @@ def test_the_handle_reports_a_crash(handle, task):
         "threads:8",
         "block_signals",
         "interrupt",
-        "change_directory",
+        pytest.param("change_directory", marks=pytest.mark.ours),
         "change_environment",
         "clear_environment",
         "change_umask",
