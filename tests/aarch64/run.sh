@@ -17,6 +17,11 @@ bin=$out/bin
 say() { printf 'aarch64: %s\n' "$*"; }
 fail() { printf 'aarch64: %s\n' "$*" >&2; exit 1; }
 
+# One run at a time: pytest inherits the descriptor, and so keeps the lock.
+mkdir -p "$out"
+exec 9>"$out/lock"
+flock -n 9 || { say "waiting for another run to end"; flock 9; }
+
 # ---- the emulator and the cross compilers -------------------------------------------------------------------------
 tools='qemu-user-static gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross'
 have_tools() {
