@@ -233,6 +233,8 @@ struct spider_reader {
     uint32_t depth;
     bool framed; /* a payload; otherwise one bare value */
     bool begun;  /* `position` is at a value that has been peeked at */
+    bool optional; /* the field that is sought may be absent; then it is */
+    bool absent;
     spider__level levels[SPIDER__MAX_DEPTH];
 };
 
@@ -718,6 +720,8 @@ SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool fr
     in->label = label;
     in->framed = framed;
     in->begun = false;
+    in->optional = false;
+    in->absent = false;
     in->depth = 0;
     in->index = 0;
     in->count = framed ? 0 : 1;
@@ -793,7 +797,8 @@ SPIDER__FUNCTION bool spider__seek_field(spider_reader *in, const spider__level 
             value = key_end;
         }
     }
-    if (value == NULL) {
+    in->absent = value == NULL;
+    if (in->absent && !in->optional) {
         spider__unexpected(in, expected, "no such field");
         return false;
     }
@@ -940,10 +945,18 @@ SPIDER__FUNCTION void spider_read_nil(spider_reader *in)
     }
 }
 
-/* For a value that may be nil. True: it is not, and is to be read next. False: it was nil, and has been taken. */
+/* For a value that may be nil. True: it is not, and is to be read next. False: it was nil, and has been taken; or it is a
+ * field that is absent from a struct that came as a map. */
 SPIDER__FUNCTION bool spider_read_option(spider_reader *in)
 {
-    if (spider__begin(in, "a value or nil")) {
+    bool found;
+    in->optional = true;
+    in->absent = false;
+    found = spider__begin(in, "a value or nil");
+    in->optional = false;
+    if (found && in->absent) {
+        spider__done(in);
+    } else if (found) {
         in->begun = true;
         if (in->position == in->end || *in->position != 0xc0) {
             return true;
@@ -1014,41 +1027,58 @@ SPIDER__INTEGER_READERS(16)
 SPIDER__INTEGER_READERS(32)
 SPIDER__INTEGER_READERS(64)
 
-SPIDER__FUNCTION double spider__read_real(spider_reader *in, const char *expected)
+SPIDER__FUNCTION bool spider__take_number(spider_reader *in, const char *expected, spider__head *head)
 {
-    spider__head head;
-    double value = 0;
-    if (!spider__take(in, expected, &head)) {
-        return 0;
+    if (!spider__take(in, expected, head)) {
+        return false;
     }
-    if (head.type == SPIDER_FLOAT) {
-        uint32_t bits = (uint32_t)head.bits;
-        float narrow;
-        memcpy(&narrow, &bits, sizeof narrow);
-        value = (double)narrow;
-    } else if (head.type == SPIDER_DOUBLE) {
-        memcpy(&value, &head.bits, sizeof value);
-    } else if (head.type == SPIDER_UNSIGNED) {
-        value = (double)head.bits;
-    } else if (head.type == SPIDER_NEGATIVE) {
-        value = -(double)(0 - head.bits);
-    } else {
-        spider__mismatch(in, expected, &head);
-        return 0;
+    if (head->type != SPIDER_FLOAT && head->type != SPIDER_DOUBLE && head->type != SPIDER_UNSIGNED
+        && head->type != SPIDER_NEGATIVE) {
+        spider__mismatch(in, expected, head);
+        return false;
     }
     spider__done(in);
+    return true;
+}
+
+SPIDER__FUNCTION float spider__to_float(const spider__head *head)
+{
+    uint32_t bits = (uint32_t)head->bits;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+SPIDER__FUNCTION double spider__to_double(const spider__head *head)
+{
+    double value;
+    memcpy(&value, &head->bits, sizeof value);
     return value;
 }
 
 /* Both widths and integers are accepted, and rounded where they must be. */
 SPIDER__FUNCTION float spider_read_float(spider_reader *in)
 {
-    return (float)spider__read_real(in, "float");
+    spider__head head;
+    if (!spider__take_number(in, "float", &head)) {
+        return 0;
+    }
+    return head.type == SPIDER_FLOAT    ? spider__to_float(&head)
+           : head.type == SPIDER_DOUBLE ? (float)spider__to_double(&head)
+           : head.type == SPIDER_UNSIGNED ? (float)head.bits
+                                        : -(float)(0 - head.bits);
 }
 
 SPIDER__FUNCTION double spider_read_double(spider_reader *in)
 {
-    return spider__read_real(in, "double");
+    spider__head head;
+    if (!spider__take_number(in, "double", &head)) {
+        return 0;
+    }
+    return head.type == SPIDER_FLOAT    ? (double)spider__to_float(&head)
+           : head.type == SPIDER_DOUBLE ? spider__to_double(&head)
+           : head.type == SPIDER_UNSIGNED ? (double)head.bits
+                                        : -(double)(0 - head.bits);
 }
 
 /* The bytes are borrowed: no copy, valid until the task returns. */

@@ -272,6 +272,14 @@ def round_trips() -> Iterator[Case]:
         if name in ("string", "list", "map", "boolean", "bytes"):
             continue
         yield Case(name, payload(pack(value) + b"\xc1 behind") + b"behind", payload(pack(value)))
+    for kind, packed in (
+        ("float", b"\xca\x7f\x80\0\1"),
+        ("double", b"\xcb\x7f\xf0\0\0\0\0\0\1"),
+        ("float", b"\xca\xff\xc1\2\3"),
+    ):
+        yield Case(kind, payload(packed), payload(packed))  # a NaN keeps its bits
+    # To the nearest float at once, not by way of a double.
+    yield Case("float", payload(pack(0xFFFFD280000001FF)), payload(b"\xca\x5f\x7f\xff\xd3"))
     yield Case("swap", payload(pack(-5), pack("é")), payload(pack("é"), pack(-5)))
 
 
@@ -381,6 +389,8 @@ def hostile() -> Iterator[Case]:
     for size in range(2, 9):
         packed = pack(2**64 - 1)[:size]
         yield Case("uint64", payload(packed), wrong(f"inputs[0]: expected uint64, found {END}"))
+    for packed in (b"\x83\xa0\x01\xa0\x01\xa0", b"\xde\0\3\xa0\x01\xa0\x01\xa0"):  # three pairs in five bytes
+        yield Case("map", payload(packed), wrong(f"inputs[0]: expected map, found {END}"))
     packed = b"\x93\x01\x02\xcd\x01"
     yield Case("list", payload(packed), wrong(f"inputs[0][2]: expected int64, found {END}"))
 
@@ -404,6 +414,7 @@ def contexts() -> Iterator[Case]:
     fields = (1, {"Index": 7}, 3, 4, None)
     yield case(pack(dict(zip(names, fields))), *out)
     yield case(pack(dict(reversed(list(zip(names, fields))))), *out)
+    yield case(pack(dict(zip(names[:4], fields))), *out)
     yield Case("context", b"", payload(*(pack(v) for v in (1, "cleanup", 0, 3, 4))), pack([1, "Cleanup", 3, 4, None]))
 
     def bad(context: bytes, text: str) -> Case:

@@ -169,6 +169,8 @@ def test_authors_types_and_containers(sdk):
     assert run(sdk, "reversed", paths) == [backwards]
     named = {"k": [{"flags": [True, False], "points": [{"y": 2, "x": 1}, [3, 4.5]], "name": "name"}]}
     assert run(sdk, "reversed", named) == [{"k": [backwards["k"][0]]}]
+    named = {"k": [{"flags": [True, False], "points": []}, {"points": [], "flags": [True, True]}]}
+    assert run(sdk, "reversed", named) == [{"k": [[None, [], [True, False]], [None, [], [True, True]]]}]
     paths["k"][1][1] = [[1, "x"]]
     assert run(sdk, "reversed", paths) == DeserializationError(
         "inputs[0][value 0][1].points[0].y: expected double, found a string of length 1"
