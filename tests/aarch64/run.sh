@@ -98,8 +98,11 @@ chmod +x "\$output"
 SCRIPT
     chmod +x "$bin/$1"
 }
-for name in cc gcc; do compiler $name "aarch64-linux-gnu-gcc"; done
-for name in c++ g++; do compiler $name "aarch64-linux-gnu-g++"; done
+for name in cc gcc; do compiler $name aarch64-linux-gnu-gcc; done
+for name in c++ g++; do compiler $name aarch64-linux-gnu-g++; done
+for name in clang clang++; do
+    if clang=$(command -v $name); then compiler $name "$clang --target=aarch64-linux-gnu"; fi
+done
 
 # ---- pytest, for the emulated Python ----------------------------------------------------------------------------------
 site=$root/usr/lib/python3/dist-packages
