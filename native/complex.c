@@ -64,8 +64,8 @@ static bool read_two(spider_task *task, vector *a, vector *b)
     *a = read_vector(task);
     *b = read_vector(task);
     if (spider_ready(task) && a->size != b->size) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "length mismatch: the vectors have %" PRIu32 " and %" PRIu32 " elements",
-                    a->size, b->size);
+        spider_fail(task, SPIDER_EXECUTION_ERROR,
+                    "length mismatch: the vectors have %" PRIu32 " and %" PRIu32 " elements", a->size, b->size);
     }
     return spider_ok(task);
 }
@@ -121,8 +121,9 @@ static void cross_product(spider_task *task)
         return;
     }
     if (a.size != 3) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "length mismatch: a cross product needs 3 and 3 elements, not %" PRIu32
-                    " and %" PRIu32, a.size, b.size);
+        spider_fail(task, SPIDER_EXECUTION_ERROR,
+                    "length mismatch: a cross product needs 3 and 3 elements, not %" PRIu32 " and %" PRIu32, a.size,
+                    b.size);
         return;
     }
     spider_write_tuple(task->out, 1);

@@ -7,10 +7,10 @@
 #include "spider_tdl.h"
 
 /* One argument of a type that has a reader and a writer: int8(int8) -> int8, and so on. */
-#define ECHO(type)                                                                                                       \
-    static void echo_##type(spider_task *task)                                                                           \
-    {                                                                                                                    \
-        spider_write_##type(task->out, spider_read_##type(task->in));                                                    \
+#define ECHO(type)                                                    \
+    static void echo_##type(spider_task *task)                        \
+    {                                                                 \
+        spider_write_##type(task->out, spider_read_##type(task->in)); \
     }
 ECHO(int8)
 ECHO(int16)

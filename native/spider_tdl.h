@@ -150,7 +150,7 @@ typedef struct spider_task {
 
     bool spider__failed;
     bool spider__gave_binary; /* some of the inputs' bytes are the author's that were not checked for UTF-8 */
-    uint8_t *spider__error; /* the first error in msgpack, malloc'ed; NULL if there was no memory for it */
+    uint8_t *spider__error;   /* the first error in msgpack, malloc'ed; NULL if there was no memory for it */
     size_t spider__error_size;
     union spider__block *spider__memory; /* what spider_alloc gave out */
 } spider_task;
@@ -231,8 +231,8 @@ struct spider_reader {
     uint32_t index; /* values begun */
     uint32_t count;
     uint32_t depth;
-    bool framed; /* a payload; otherwise one bare value */
-    bool begun;  /* `position` is at a value that has been peeked at */
+    bool framed;   /* a payload; otherwise one bare value */
+    bool begun;    /* `position` is at a value that has been peeked at */
     bool optional; /* the field that is sought may be absent; then it is */
     bool absent;
     spider__level levels[SPIDER__MAX_DEPTH];
@@ -336,37 +336,37 @@ SPIDER__FUNCTION uint8_t *spider__string_header(uint8_t *at, size_t size)
  * compiler makes do with two halves. */
 typedef uint64_t spider__vector __attribute__((vector_size(32)));
 
-#define SPIDER__ASCII_PREFIX(name)                                                                                     \
-    SPIDER__FUNCTION size_t name(const uint8_t *data, size_t size)                                                     \
-    {                                                                                                                  \
-        const uint64_t high = UINT64_C(0x8080808080808080);                                                            \
-        size_t i = 0;                                                                                                  \
-        for (; size >= 128 && i < size; i += 128) {                                                                    \
-            const uint8_t *at = data + (size - i < 128 ? size - 128 : i); /* some of the last ones again */            \
-            spider__vector a, b, c, d;                                                                                 \
-            memcpy(&a, at, 32);                                                                                        \
-            memcpy(&b, at + 32, 32);                                                                                   \
-            memcpy(&c, at + 64, 32);                                                                                   \
-            memcpy(&d, at + 96, 32);                                                                                   \
-            a = (a | b) | (c | d);                                                                                     \
-            if ((((a[0] | a[1]) | (a[2] | a[3])) & high) != 0) {                                                       \
-                break;                                                                                                 \
-            }                                                                                                          \
-        }                                                                                                              \
-        if (i >= size) {                                                                                               \
-            return size;                                                                                               \
-        }                                                                                                              \
-        for (; size - i >= 8; i += 8) {                                                                                \
-            uint64_t word;                                                                                             \
-            memcpy(&word, data + i, 8);                                                                                \
-            if ((word & high) != 0) {                                                                                  \
-                break;                                                                                                 \
-            }                                                                                                          \
-        }                                                                                                              \
-        while (i < size && data[i] < 0x80) {                                                                           \
-            i++;                                                                                                       \
-        }                                                                                                              \
-        return i;                                                                                                      \
+#define SPIDER__ASCII_PREFIX(name)                                                                          \
+    SPIDER__FUNCTION size_t name(const uint8_t *data, size_t size)                                          \
+    {                                                                                                       \
+        const uint64_t high = UINT64_C(0x8080808080808080);                                                 \
+        size_t i = 0;                                                                                       \
+        for (; size >= 128 && i < size; i += 128) {                                                         \
+            const uint8_t *at = data + (size - i < 128 ? size - 128 : i); /* some of the last ones again */ \
+            spider__vector a, b, c, d;                                                                      \
+            memcpy(&a, at, 32);                                                                             \
+            memcpy(&b, at + 32, 32);                                                                        \
+            memcpy(&c, at + 64, 32);                                                                        \
+            memcpy(&d, at + 96, 32);                                                                        \
+            a = (a | b) | (c | d);                                                                          \
+            if ((((a[0] | a[1]) | (a[2] | a[3])) & high) != 0) {                                            \
+                break;                                                                                      \
+            }                                                                                               \
+        }                                                                                                   \
+        if (i >= size) {                                                                                    \
+            return size;                                                                                    \
+        }                                                                                                   \
+        for (; size - i >= 8; i += 8) {                                                                     \
+            uint64_t word;                                                                                  \
+            memcpy(&word, data + i, 8);                                                                     \
+            if ((word & high) != 0) {                                                                       \
+                break;                                                                                      \
+            }                                                                                               \
+        }                                                                                                   \
+        while (i < size && data[i] < 0x80) {                                                                \
+            i++;                                                                                            \
+        }                                                                                                   \
+        return i;                                                                                           \
     }
 SPIDER__ASCII_PREFIX(spider__ascii_prefix)
 #ifdef __x86_64__
@@ -417,7 +417,7 @@ SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
 /* Makes room for an error of `size` bytes of text and returns where they go. NULL: no memory, or not the first. */
 SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kind, size_t size)
 {
-    const char *name = kind == SPIDER_TASK_NOT_FOUND         ? "TaskNotFound"
+    const char *name = kind == SPIDER_TASK_NOT_FOUND          ? "TaskNotFound"
                        : kind == SPIDER_DESERIALIZATION_ERROR ? "DeserializationError"
                        : kind == SPIDER_SERIALIZATION_ERROR   ? "SerializationError"
                        : kind == SPIDER_EXECUTION_ERROR       ? "ExecutionError"
@@ -671,7 +671,8 @@ SPIDER__FUNCTION void spider__describe_position(const spider_reader *in, char *t
             return;
         }
         if (level->pairs) {
-            used += (size_t)snprintf(text + used, left, "[%s %" PRIu32 "]", index % 2 == 0 ? "key" : "value", index / 2);
+            used +=
+                (size_t)snprintf(text + used, left, "[%s %" PRIu32 "]", index % 2 == 0 ? "key" : "value", index / 2);
         } else if (level->names == NULL) {
             used += (size_t)snprintf(text + used, left, "[%" PRIu32 "]", index);
         } else {
@@ -715,7 +716,8 @@ SPIDER__FUNCTION void spider__truncated(spider_reader *in, const char *expected)
 }
 
 /* Prepares a reader for a payload (`framed`) or for one bare value. The reader borrows the bytes. */
-SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool framed, const uint8_t *data, size_t size)
+SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool framed, const uint8_t *data,
+                                   size_t size)
 {
     in->label = label;
     in->framed = framed;
@@ -727,13 +729,13 @@ SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool fr
     in->count = framed ? 0 : 1;
     in->start = data;
     in->next = data;
-    in->limit = data + size;
+    in->limit = size == 0 ? data : data + size;
     if (!framed || size == 0) { /* a cleanup task's payload has not even a count */
         return;
     }
     if (size < 4) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s: expected a count of 4 bytes, found only %zu bytes", label,
-                    size);
+        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s: expected a count of 4 bytes, found only %zu bytes",
+                    label, size);
         return;
     }
     in->count = spider__load_le32(data);
@@ -753,8 +755,9 @@ SPIDER__FUNCTION bool spider__begin_top(spider_reader *in, const char *expected)
         return false;
     }
     if (in->index == in->count) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s[%" PRIu32 "]: expected %s, found nothing (%" PRIu32 " value%s given)",
-                    in->label, in->index, expected, in->count, in->count == 1 ? "" : "s");
+        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR,
+                    "%s[%" PRIu32 "]: expected %s, found nothing (%" PRIu32 " value%s given)", in->label, in->index,
+                    expected, in->count, in->count == 1 ? "" : "s");
         return false;
     }
     in->index++;
@@ -859,7 +862,8 @@ SPIDER__FUNCTION void spider__done(spider_reader *in)
 }
 
 /* Opens a list or tuple; the names make it a struct, the map one that came as a map. Two values to a pair of a map. */
-SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names, const uint8_t *map)
+SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names,
+                                    const uint8_t *map)
 {
     spider__level *level = &in->levels[in->depth];
     if (in->depth == SPIDER__MAX_DEPTH) {
@@ -910,8 +914,8 @@ SPIDER__FUNCTION bool spider_ready(spider_task *task)
     const spider_reader *in = task->in;
     uint32_t read = in->index - (in->begun && in->depth == 0);
     if (!task->spider__failed && read < in->count) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %" PRIu32 " value%s, found %" PRIu32, in->label, read,
-                    read == 1 ? "" : "s", in->count);
+        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %" PRIu32 " value%s, found %" PRIu32, in->label,
+                    read, read == 1 ? "" : "s", in->count);
     }
     return !task->spider__failed;
 }
@@ -1013,14 +1017,14 @@ SPIDER__FUNCTION uint64_t spider__read_unsigned(spider_reader *in, const char *e
 
 /* spider_read_int8 to spider_read_uint64. Every width that the value was written in is accepted, if the value fits; a
  * float is not. */
-#define SPIDER__INTEGER_READERS(bits)                                                                                    \
-    SPIDER__FUNCTION int##bits##_t spider_read_int##bits(spider_reader *in)                                              \
-    {                                                                                                                    \
-        return (int##bits##_t)spider__read_signed(in, "int" #bits, INT##bits##_MIN, INT##bits##_MAX);                    \
-    }                                                                                                                    \
-    SPIDER__FUNCTION uint##bits##_t spider_read_uint##bits(spider_reader *in)                                            \
-    {                                                                                                                    \
-        return (uint##bits##_t)spider__read_unsigned(in, "uint" #bits, UINT##bits##_MAX);                                \
+#define SPIDER__INTEGER_READERS(bits)                                                                 \
+    SPIDER__FUNCTION int##bits##_t spider_read_int##bits(spider_reader *in)                           \
+    {                                                                                                 \
+        return (int##bits##_t)spider__read_signed(in, "int" #bits, INT##bits##_MIN, INT##bits##_MAX); \
+    }                                                                                                 \
+    SPIDER__FUNCTION uint##bits##_t spider_read_uint##bits(spider_reader *in)                         \
+    {                                                                                                 \
+        return (uint##bits##_t)spider__read_unsigned(in, "uint" #bits, UINT##bits##_MAX);             \
     }
 SPIDER__INTEGER_READERS(8)
 SPIDER__INTEGER_READERS(16)
@@ -1063,10 +1067,10 @@ SPIDER__FUNCTION float spider_read_float(spider_reader *in)
     if (!spider__take_number(in, "float", &head)) {
         return 0;
     }
-    return head.type == SPIDER_FLOAT    ? spider__to_float(&head)
-           : head.type == SPIDER_DOUBLE ? (float)spider__to_double(&head)
+    return head.type == SPIDER_FLOAT      ? spider__to_float(&head)
+           : head.type == SPIDER_DOUBLE   ? (float)spider__to_double(&head)
            : head.type == SPIDER_UNSIGNED ? (float)head.bits
-                                        : -(float)(0 - head.bits);
+                                          : -(float)(0 - head.bits);
 }
 
 SPIDER__FUNCTION double spider_read_double(spider_reader *in)
@@ -1075,10 +1079,10 @@ SPIDER__FUNCTION double spider_read_double(spider_reader *in)
     if (!spider__take_number(in, "double", &head)) {
         return 0;
     }
-    return head.type == SPIDER_FLOAT    ? (double)spider__to_float(&head)
-           : head.type == SPIDER_DOUBLE ? spider__to_double(&head)
+    return head.type == SPIDER_FLOAT      ? (double)spider__to_float(&head)
+           : head.type == SPIDER_DOUBLE   ? spider__to_double(&head)
            : head.type == SPIDER_UNSIGNED ? (double)head.bits
-                                        : -(double)(0 - head.bits);
+                                          : -(double)(0 - head.bits);
 }
 
 /* The bytes are borrowed: no copy, valid until the task returns. */
@@ -1278,8 +1282,8 @@ SPIDER__FUNCTION uint8_t *spider__put(spider_writer *out, size_t size, uint64_t 
     if (out->pending == 0) {
         size_t length = out->size - out->start - 4;
         if (length > UINT32_MAX) {
-            spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "]: %zu bytes are too long for an output",
-                        out->count - 1, length);
+            spider_fail(out->task, SPIDER_SERIALIZATION_ERROR,
+                        "outputs[%" PRIu32 "]: %zu bytes are too long for an output", out->count - 1, length);
             return NULL;
         }
         spider__store_le32(out->data + out->start, length);
@@ -1342,14 +1346,14 @@ SPIDER__FUNCTION void spider_write_int64(spider_writer *out, int64_t value)
 }
 
 /* spider_write_int8 to spider_write_uint32. */
-#define SPIDER__INTEGER_WRITERS(bits)                                                                                    \
-    SPIDER__FUNCTION void spider_write_int##bits(spider_writer *out, int##bits##_t value)                                \
-    {                                                                                                                    \
-        spider_write_int64(out, value);                                                                                  \
-    }                                                                                                                    \
-    SPIDER__FUNCTION void spider_write_uint##bits(spider_writer *out, uint##bits##_t value)                              \
-    {                                                                                                                    \
-        spider_write_uint64(out, value);                                                                                 \
+#define SPIDER__INTEGER_WRITERS(bits)                                                       \
+    SPIDER__FUNCTION void spider_write_int##bits(spider_writer *out, int##bits##_t value)   \
+    {                                                                                       \
+        spider_write_int64(out, value);                                                     \
+    }                                                                                       \
+    SPIDER__FUNCTION void spider_write_uint##bits(spider_writer *out, uint##bits##_t value) \
+    {                                                                                       \
+        spider_write_uint64(out, value);                                                    \
     }
 SPIDER__INTEGER_WRITERS(8)
 SPIDER__INTEGER_WRITERS(16)
@@ -1372,7 +1376,8 @@ SPIDER__FUNCTION void spider_write_double(spider_writer *out, double value)
 SPIDER__FUNCTION bool spider__check_size(spider_writer *out, uint64_t size)
 {
     if (size > UINT32_MAX) {
-        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs: a length of %" PRIu64 " does not fit into 32 bits", size);
+        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR,
+                    "outputs: a length of %" PRIu64 " does not fit into 32 bits", size);
         return false;
     }
     return true;
@@ -1492,9 +1497,9 @@ SPIDER__FUNCTION uint32_t spider__hash(const uint8_t *data, size_t size)
 }
 
 /* The slot of the task of that name, or the free one where it would go. */
-SPIDER__FUNCTION uint32_t *spider__find_slot(const spider__package *package, const void *name, size_t size)
+SPIDER__FUNCTION uint32_t *spider__find_slot(const spider__package *package, const uint8_t *name, size_t size)
 {
-    uint32_t slot = spider__hash((const uint8_t *)name, size) % package->slot_count;
+    uint32_t slot = spider__hash(name, size) % package->slot_count;
     while (package->slots[slot] != 0) {
         const char *there = package->tasks[package->slots[slot] - 1].name;
         if (strlen(there) == size && memcmp(there, name, size) == 0) {
@@ -1511,7 +1516,7 @@ SPIDER__FUNCTION void spider__index_tasks(spider__package *package)
     uint32_t i;
     for (i = 0; i < package->task_count; i++) {
         const char *name = package->tasks[i].name;
-        uint32_t *slot = spider__find_slot(package, name, strlen(name));
+        uint32_t *slot = spider__find_slot(package, (const uint8_t *)name, strlen(name));
         if (*slot != 0) {
             package->duplicate = name;
         } else {
@@ -1529,6 +1534,12 @@ typedef struct spider__call {
     spider_bytes graph_buffer; /* the context's graph outputs, as they came */
     bool has_graph_buffer;
 } spider__call;
+
+/* Never NULL, though an executor may pass that for nothing. */
+SPIDER__FUNCTION const uint8_t *spider__data(spider_view view)
+{
+    return view.length == 0 ? (const uint8_t *)"" : (const uint8_t *)view.pointer;
+}
 
 SPIDER__FUNCTION void spider__start(spider__call *call)
 {
@@ -1576,8 +1587,9 @@ SPIDER__FUNCTION spider_bytes spider__decompress(spider_task *task, const uint8_
         spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "graph_outputs: expected zstd, found damaged bytes: %s",
                     ZSTD_getErrorName(state));
     } else if (state != 0) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "graph_outputs: expected the end of a zstd frame, found the end of "
-                                                        "the bytes (truncated)");
+        spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
+                    "graph_outputs: expected the end of a zstd frame, found the end of "
+                    "the bytes (truncated)");
     }
     value.data = (const uint8_t *)target.dst;
     value.size = target.pos;
@@ -1598,8 +1610,8 @@ SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
         if (buffer.size > 0) {
             snprintf(found, sizeof found, "%u", (unsigned)buffer.data[0]);
         }
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected a first byte of 0 (plain) or 1 (zstd), found %s",
-                    in->label, found);
+        spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
+                    "%s: expected a first byte of 0 (plain) or 1 (zstd), found %s", in->label, found);
     } else if (buffer.data[0] == 0) {
         spider__open(in, in->label, true, buffer.data + 1, buffer.size - 1);
     } else {
@@ -1610,7 +1622,8 @@ SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
         }
 #else
         spider_fail(task, SPIDER_INVALID_TASK_CONTEXT,
-                    "%s: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD", in->label);
+                    "%s: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD",
+                    in->label);
 #endif
     }
     return !task->spider__failed;
@@ -1652,7 +1665,7 @@ SPIDER__FUNCTION void spider__read_context(spider__call *call, spider_view view)
 {
     spider_task *task = &call->task;
     spider_reader *in = &call->graph_outputs; /* which is not needed yet */
-    spider__open(in, "context", false, (const uint8_t *)view.pointer, view.length);
+    spider__open(in, "context", false, spider__data(view), view.length);
     spider_read_struct(in, "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
     task->job_id = spider_read_uint64(in);
     spider__read_task_id(task, in);
@@ -1689,8 +1702,9 @@ SPIDER__FUNCTION spider_result spider__finish(spider__call *call)
     spider_task *task = &call->task;
     spider_writer *out = &call->out;
     if (!task->spider__failed && out->pending > 0) {
-        spider_fail(task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "] is incomplete: %" PRIu64 " more values were announced",
-                    out->count - 1, out->pending);
+        spider_fail(task, SPIDER_SERIALIZATION_ERROR,
+                    "outputs[%" PRIu32 "] is incomplete: %" PRIu64 " more values were announced", out->count - 1,
+                    out->pending);
     }
     if (!task->spider__failed && out->size == 0) {
         out->data = (uint8_t *)malloc(4);
@@ -1749,13 +1763,13 @@ SPIDER__FUNCTION spider_result spider__execute(const spider__package *package, s
                                                spider_view inputs)
 {
     spider__call call;
-    uint32_t found = *spider__find_slot(package, name.pointer, name.length);
+    uint32_t found = *spider__find_slot(package, spider__data(name), name.length);
     spider__start(&call);
     if (found == 0) {
-        spider__fail_with(&call.task, SPIDER_TASK_NOT_FOUND, name.pointer, name.length);
+        spider__fail_with(&call.task, SPIDER_TASK_NOT_FOUND, spider__data(name), name.length);
     } else if (spider__check_package(&call.task, package)) {
         spider__read_context(&call, context);
-        spider__open(&call.in, "inputs", true, (const uint8_t *)inputs.pointer, inputs.length);
+        spider__open(&call.in, "inputs", true, spider__data(inputs), inputs.length);
         call.out.expected = inputs.length + 64;
         if (!call.task.spider__failed) {
             spider__run(&call.task, package->tasks[found - 1].function);
@@ -1809,10 +1823,22 @@ void spider_write(spider_writer *out, const T &value)
     }
 }
 
-inline void spider_read(spider_reader *in, bool &value) { value = spider_read_boolean(in); }
-inline void spider_read(spider_reader *in, float &value) { value = spider_read_float(in); }
-inline void spider_read(spider_reader *in, double &value) { value = spider_read_double(in); }
-inline void spider_read(spider_reader *in, spider_bytes &value) { value = spider_read_bytes(in); }
+inline void spider_read(spider_reader *in, bool &value)
+{
+    value = spider_read_boolean(in);
+}
+inline void spider_read(spider_reader *in, float &value)
+{
+    value = spider_read_float(in);
+}
+inline void spider_read(spider_reader *in, double &value)
+{
+    value = spider_read_double(in);
+}
+inline void spider_read(spider_reader *in, spider_bytes &value)
+{
+    value = spider_read_bytes(in);
+}
 
 inline void spider_read(spider_reader *in, std::string_view &value)
 {
@@ -1826,11 +1852,26 @@ inline void spider_read(spider_reader *in, std::string &value)
     value.assign(text.data, text.size);
 }
 
-inline void spider_write(spider_writer *out, const bool &value) { spider_write_boolean(out, value); }
-inline void spider_write(spider_writer *out, const float &value) { spider_write_float(out, value); }
-inline void spider_write(spider_writer *out, const double &value) { spider_write_double(out, value); }
-inline void spider_write(spider_writer *out, const spider_bytes &value) { spider_write_bytes(out, value); }
-inline void spider_write(spider_writer *out, const char *value) { spider_write_cstring(out, value); }
+inline void spider_write(spider_writer *out, const bool &value)
+{
+    spider_write_boolean(out, value);
+}
+inline void spider_write(spider_writer *out, const float &value)
+{
+    spider_write_float(out, value);
+}
+inline void spider_write(spider_writer *out, const double &value)
+{
+    spider_write_double(out, value);
+}
+inline void spider_write(spider_writer *out, const spider_bytes &value)
+{
+    spider_write_bytes(out, value);
+}
+inline void spider_write(spider_writer *out, const char *value)
+{
+    spider_write_cstring(out, value);
+}
 
 inline void spider_write(spider_writer *out, const std::string_view &value)
 {
@@ -1971,10 +2012,23 @@ void spider__write_map(spider_writer *out, const Map &value)
     }
 }
 
-template <class... T> void spider_read(spider_reader *in, std::map<T...> &value) { spider__read_map(in, value); }
-template <class... T> void spider_read(spider_reader *in, std::unordered_map<T...> &value) { spider__read_map(in, value); }
-template <class... T> void spider_write(spider_writer *out, const std::map<T...> &value) { spider__write_map(out, value); }
-template <class... T> void spider_write(spider_writer *out, const std::unordered_map<T...> &value)
+template <class... T>
+void spider_read(spider_reader *in, std::map<T...> &value)
+{
+    spider__read_map(in, value);
+}
+template <class... T>
+void spider_read(spider_reader *in, std::unordered_map<T...> &value)
+{
+    spider__read_map(in, value);
+}
+template <class... T>
+void spider_write(spider_writer *out, const std::map<T...> &value)
+{
+    spider__write_map(out, value);
+}
+template <class... T>
+void spider_write(spider_writer *out, const std::unordered_map<T...> &value)
 {
     spider__write_map(out, value);
 }
@@ -2032,13 +2086,15 @@ void unpack(spider_task *task, Result (*function)(Parameters...))
 template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(spider_task &, Parameters...))
 {
-    call<Parameters...>(task, [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
+    call<Parameters...>(task,
+                        [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
 }
 
 template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(const spider_task &, Parameters...))
 {
-    call<Parameters...>(task, [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
+    call<Parameters...>(task,
+                        [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
 }
 
 template <auto Function>
@@ -2051,18 +2107,18 @@ void typed(spider_task *task)
 
 /* SPIDER_STRUCT(point, x, y): the conversions of `struct point { double x; double y; };`. All fields, in their order;
  * in the namespace of the struct or the global one. */
-#define SPIDER_STRUCT(type, ...)                                                                                         \
-    SPIDER__MAYBE_UNUSED inline void spider_read(spider_reader *spider__in, type &spider__value)                         \
-    {                                                                                                                    \
-        auto &[__VA_ARGS__] = spider__value;                                                                             \
-        spider_read_struct(spider__in, #__VA_ARGS__);                                                                    \
-        spider::read_each(spider__in, __VA_ARGS__);                                                                      \
-    }                                                                                                                    \
-    SPIDER__MAYBE_UNUSED inline void spider_write(spider_writer *spider__out, const type &spider__value)                 \
-    {                                                                                                                    \
-        const auto &[__VA_ARGS__] = spider__value;                                                                       \
-        spider_write(spider__out, std::tie(__VA_ARGS__));                                                                \
-    }                                                                                                                    \
+#define SPIDER_STRUCT(type, ...)                                                                         \
+    SPIDER__MAYBE_UNUSED inline void spider_read(spider_reader *spider__in, type &spider__value)         \
+    {                                                                                                    \
+        auto &[__VA_ARGS__] = spider__value;                                                             \
+        spider_read_struct(spider__in, #__VA_ARGS__);                                                    \
+        spider::read_each(spider__in, __VA_ARGS__);                                                      \
+    }                                                                                                    \
+    SPIDER__MAYBE_UNUSED inline void spider_write(spider_writer *spider__out, const type &spider__value) \
+    {                                                                                                    \
+        const auto &[__VA_ARGS__] = spider__value;                                                       \
+        spider_write(spider__out, std::tie(__VA_ARGS__));                                                \
+    }                                                                                                    \
     static_assert(true, "")
 #define SPIDER__MAYBE_UNUSED __attribute__((visibility("hidden"), unused))
 #endif
@@ -2079,35 +2135,35 @@ void typed(spider_task *task)
  *          it fails, so does loading the package.
  *   tasks  {"name", function}, one or more. Two of the same name: the package refuses to initialize.
  */
-#define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                                            \
-    static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                                      \
-    static uint32_t spider__slots[2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1];                             \
-    static spider__package spider__the_package                                                                           \
-        = {spider__tasks, sizeof spider__tasks / sizeof spider__tasks[0],                                                \
-           2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1, spider__slots, NULL};                               \
-    __attribute__((constructor)) static void spider__load(void)                                                          \
-    {                                                                                                                    \
-        spider__index_tasks(&spider__the_package);                                                                       \
-    }                                                                                                                    \
-    SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)                                                 \
-    {                                                                                                                    \
-        spider_version version = {SPIDER_TDL_VERSION_MAJOR, SPIDER_TDL_VERSION_MINOR, SPIDER_TDL_VERSION_PATCH};         \
-        return version;                                                                                                  \
-    }                                                                                                                    \
-    SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void)                                                       \
-    {                                                                                                                    \
-        spider_view view = {"" name_, sizeof("" name_) - 1};                                                             \
-        return view;                                                                                                     \
-    }                                                                                                                    \
-    SPIDER__EXPORT spider_result __spider_tdl_package_init(void)                                                         \
-    {                                                                                                                    \
-        return spider__initialize(&spider__the_package, init_);                                                          \
-    }                                                                                                                    \
-    SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,                \
-                                                              spider_view inputs)                                        \
-    {                                                                                                                    \
-        return spider__execute(&spider__the_package, task_name, context, inputs);                                        \
-    }                                                                                                                    \
+#define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                                    \
+    static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                              \
+    static uint32_t spider__slots[2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1];                     \
+    static spider__package spider__the_package = {spider__tasks, sizeof spider__tasks / sizeof spider__tasks[0], \
+                                                  2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1,      \
+                                                  spider__slots, NULL};                                          \
+    __attribute__((constructor)) static void spider__load(void)                                                  \
+    {                                                                                                            \
+        spider__index_tasks(&spider__the_package);                                                               \
+    }                                                                                                            \
+    SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)                                         \
+    {                                                                                                            \
+        spider_version version = {SPIDER_TDL_VERSION_MAJOR, SPIDER_TDL_VERSION_MINOR, SPIDER_TDL_VERSION_PATCH}; \
+        return version;                                                                                          \
+    }                                                                                                            \
+    SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void)                                               \
+    {                                                                                                            \
+        spider_view view = {"" name_, sizeof("" name_) - 1};                                                     \
+        return view;                                                                                             \
+    }                                                                                                            \
+    SPIDER__EXPORT spider_result __spider_tdl_package_init(void)                                                 \
+    {                                                                                                            \
+        return spider__initialize(&spider__the_package, init_);                                                  \
+    }                                                                                                            \
+    SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,        \
+                                                              spider_view inputs)                                \
+    {                                                                                                            \
+        return spider__execute(&spider__the_package, task_name, context, inputs);                                \
+    }                                                                                                            \
     struct spider__package
 
 #endif

@@ -26,7 +26,7 @@ class Case(NamedTuple):
         """The case as the driver reads it."""
         is_error = isinstance(self.expected, protocol.TdlError)
         expected = self.expected.encode() if is_error else self.expected
-        parts = (self.name.encode(), self.context, self.inputs, expected)
+        parts = (self.name.encode(errors="surrogateescape"), self.context, self.inputs, expected)
         return bytes([is_error]) + b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 

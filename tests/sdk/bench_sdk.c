@@ -87,7 +87,8 @@ static void *copy(const uint8_t *data, size_t size)
 
 static spider_result call_task(spider_result payload)
 {
-    return __spider_tdl_package_execute(view("echo", 4), view(context, sizeof context), view(payload.pointer, payload.length));
+    return __spider_tdl_package_execute(view("echo", 4), view(context, sizeof context),
+                                        view(payload.pointer, payload.length));
 }
 
 static double time_task(spider_result payload)
@@ -102,7 +103,8 @@ static double time_task(spider_result payload)
 static void check_task(spider_result payload)
 {
     spider_result result = call_task(payload);
-    if (result.is_error || result.length != payload.length || memcmp(result.pointer, payload.pointer, result.length) != 0) {
+    if (result.is_error || result.length != payload.length
+        || memcmp(result.pointer, payload.pointer, result.length) != 0) {
         fprintf(stderr, "the task does not echo\n");
         exit(1);
     }
@@ -160,8 +162,8 @@ static void measure(uint32_t count, size_t size)
     task = median(times[0], ROUNDS);
     block = median(times[1], ROUNDS);
     each = median(times[2], ROUNDS);
-    printf("| %5u x %4u bytes | %8.0f | %7.1f | %8.0f | %5.2f | %8.0f | %5.2f |\n", (unsigned)count, (unsigned)size, task,
-           task / count, block, task / block, each, task / each);
+    printf("| %5u x %4u bytes | %8.0f | %7.1f | %8.0f | %5.2f | %8.0f | %5.2f |\n", (unsigned)count, (unsigned)size,
+           task, task / count, block, task / block, each, task / each);
     free(payload.pointer);
 }
 

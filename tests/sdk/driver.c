@@ -125,8 +125,8 @@ static bool is_utf8(const uint8_t *at, size_t size)
             }
             code = code << 6 | (at[i + j] & 0x3fu);
         }
-        if ((more == 1 && code < 0x80) || (more == 2 && code < 0x800) || (more == 3 && code < 0x10000) || code > 0x10ffff
-            || (code >= 0xd800 && code <= 0xdfff)) {
+        if ((more == 1 && code < 0x80) || (more == 2 && code < 0x800) || (more == 3 && code < 0x10000)
+            || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) {
             return false;
         }
         i += more + 1;
@@ -151,7 +151,9 @@ static size_t value_size(const uint8_t *at, size_t size)
         if (marker == 0xc1 || (marker >= 0xc4 && marker <= 0xc9) || (marker >= 0xd4 && marker <= 0xd8)) {
             return 0; /* bin and ext are never written */
         }
-        width = marker == 0xca ? 4 : marker == 0xcb ? 8 : marker >= 0xcc && marker <= 0xd3 ? (size_t)1 << (marker & 3)
+        width = marker == 0xca                     ? 4
+                : marker == 0xcb                   ? 8
+                : marker >= 0xcc && marker <= 0xd3 ? (size_t)1 << (marker & 3)
                 : marker >= 0xd9 && marker <= 0xdb ? (size_t)1 << (marker - 0xd9)
                 : marker >= 0xdc && marker <= 0xdf ? (size_t)2 << (marker & 1)
                                                    : 0;
@@ -292,7 +294,8 @@ static size_t payload_end(bytes inputs)
 {
     uint32_t count = inputs.size < 4 ? 0 : le32(inputs.data);
     size_t at = 4;
-    while (count-- > 0 && at < inputs.size && inputs.size - at >= 4 && le32(inputs.data + at) <= inputs.size - at - 4) {
+    while (count-- > 0 && at < inputs.size && inputs.size - at >= 4
+           && le32(inputs.data + at) <= inputs.size - at - 4) {
         at += 4 + le32(inputs.data + at);
     }
     return at < inputs.size ? at : inputs.size;
@@ -384,9 +387,9 @@ static uint32_t below(size_t limit)
 }
 
 enum { ROOM = 1 << 16 };
-static const uint8_t markers[] = {0x00, 0x7f, 0x80, 0x81, 0x8f, 0x90, 0x91, 0x92, 0x9f, 0xa0, 0xa1, 0xbf, 0xc0, 0xc1, 0xc2, 0xc3,
-                                  0xc4, 0xc5, 0xc6, 0xc7, 0xca, 0xcb, 0xcc, 0xcd, 0xce, 0xcf, 0xd0, 0xd1, 0xd2, 0xd3, 0xd4, 0xd9,
-                                  0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xe0, 0xff};
+static const uint8_t markers[] = {0x00, 0x7f, 0x80, 0x81, 0x8f, 0x90, 0x91, 0x92, 0x9f, 0xa0, 0xa1, 0xbf, 0xc0, 0xc1,
+                                  0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xca, 0xcb, 0xcc, 0xcd, 0xce, 0xcf, 0xd0, 0xd1,
+                                  0xd2, 0xd3, 0xd4, 0xd9, 0xda, 0xdb, 0xdc, 0xdd, 0xde, 0xdf, 0xe0, 0xff};
 
 /* A value that may be valid, and may be nested. */
 static size_t make_value(uint8_t *at, size_t room, int depth)
@@ -394,8 +397,11 @@ static size_t make_value(uint8_t *at, size_t room, int depth)
     uint8_t marker = markers[below(sizeof markers)];
     size_t size = 1;
     size_t i;
-    size_t follow = marker >= 0xcc && marker <= 0xd3 ? (size_t)1 << (marker & 3) : marker == 0xca ? 4 : marker == 0xcb ? 8 : 0;
-    size_t children = marker >= 0x80 && marker < 0x90 ? 2 * (size_t)(marker & 15)
+    size_t follow = marker >= 0xcc && marker <= 0xd3 ? (size_t)1 << (marker & 3)
+                    : marker == 0xca                 ? 4
+                    : marker == 0xcb                 ? 8
+                                                     : 0;
+    size_t children = marker >= 0x80 && marker < 0x90   ? 2 * (size_t)(marker & 15)
                       : marker >= 0x90 && marker < 0xa0 ? marker & 15u
                                                         : 0;
     if (room < 64 || depth == 0) {
@@ -414,7 +420,8 @@ static size_t make_value(uint8_t *at, size_t room, int depth)
         at[size++] = (uint8_t)(marker == 0xde ? children / 2 : children);
     }
     for (i = 0; i < follow; i++) {
-        at[size++] = (uint8_t)(marker == 0xca || marker == 0xcb || (marker >= 0xcc && marker <= 0xd3) ? below(256) : below(128));
+        at[size++] = (uint8_t)(marker == 0xca || marker == 0xcb || (marker >= 0xcc && marker <= 0xd3) ? below(256)
+                                                                                                      : below(128));
     }
     for (i = 0; i < children && size < room - 64; i++) {
         size += make_value(at + size, room - size, depth - 1);
@@ -451,9 +458,7 @@ static size_t mutate(uint8_t *at, size_t size)
                 size += length;
             }
             break;
-        case 4: /* the end */
-            size = where;
-            break;
+        case 4: /* the end */ size = where; break;
         default: /* a value more */
             if (size < ROOM / 4) {
                 uint8_t value[1024];
@@ -525,7 +530,8 @@ static void fuzz(uint64_t seed, size_t count)
         got = call(&what);
         if (!got.is_error) {
             successes++;
-            if (what.name.size == 3 && (memcmp(what.name.data, "any", 3) == 0 || memcmp(what.name.data, "all", 3) == 0)) {
+            if (what.name.size == 3
+                && (memcmp(what.name.data, "any", 3) == 0 || memcmp(what.name.data, "all", 3) == 0)) {
                 outcome again;
                 what.inputs = got.data;
                 again = call(&what);
@@ -579,7 +585,8 @@ int main(int argc, char **argv)
     bytes file;
     size_t at;
     if (argc != 4 && argc != 6) {
-        fprintf(stderr, "usage: driver replay|truncate|starve LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
+        fprintf(stderr,
+                "usage: driver replay|truncate|starve LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
         return 2;
     }
     library = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);

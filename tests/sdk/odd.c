@@ -52,6 +52,28 @@ static void null_string(spider_task *task)
     spider_write_bytes(task->out, bytes);
 }
 
+/* A part of a string, which may start or end within a character. */
+static void part(spider_task *task)
+{
+    spider_string text = spider_read_string(task->in);
+    uint64_t start = spider_read_uint64(task->in);
+    uint64_t size = spider_read_uint64(task->in);
+    if (spider_ready(task) && start <= text.size && size <= text.size - start) {
+        text.data += start;
+        text.size = size;
+        spider_write_string(task->out, text);
+    }
+}
+
+static void bytes_as_string(spider_task *task)
+{
+    spider_bytes bytes = spider_read_bytes(task->in);
+    spider_string text;
+    text.data = (const char *)bytes.data;
+    text.size = bytes.size;
+    spider_write_string(task->out, text);
+}
+
 /* Everything that can be called after an error. */
 static void reads_on(spider_task *task)
 {
@@ -123,6 +145,8 @@ SPIDER_TDL_PACKAGE("odd", NULL,
     {"writes_then_fails", writes_then_fails},
     {"long_error", long_error},
     {"null_string", null_string},
+    {"part", part},
+    {"bytes_as_string", bytes_as_string},
     {"reads_on", reads_on},
     {"touch", touch},
     {"peek_and_touch", peek_and_touch},

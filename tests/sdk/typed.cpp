@@ -23,11 +23,16 @@ std::tuple<std::string, std::int64_t> swap(const std::int64_t &number, std::stri
     return {std::move(text), number};
 }
 
-std::tuple<std::tuple<bool, std::string>> tuple(std::tuple<bool, std::string> value) { return {value}; }
+std::tuple<std::tuple<bool, std::string>> tuple(std::tuple<bool, std::string> value)
+{
+    return {value};
+}
 
 std::tuple<std::uint64_t, const char *, std::uint64_t, std::uint64_t, std::uint64_t> context(const spider_task &task)
 {
-    const char *kind = task.kind == SPIDER_INDEX_TASK ? "index" : task.kind == SPIDER_COMMIT_TASK ? "commit" : "cleanup";
+    const char *kind = task.kind == SPIDER_INDEX_TASK    ? "index"
+                       : task.kind == SPIDER_COMMIT_TASK ? "commit"
+                                                         : "cleanup";
     return {task.job_id, kind, task.index, task.instance_id, task.resource_group_id};
 }
 
@@ -119,12 +124,26 @@ std::pair<std::vector<bool>, std::map<int, long long>> odds(std::string_view tex
     return {bits, histogram};
 }
 
-void nothing() {}
-std::tuple<> empty(std::tuple<>) { return {}; }
+void nothing()
+{
+}
+std::tuple<> empty(std::tuple<>)
+{
+    return {};
+}
 
-void throw_exception() { throw std::out_of_range("the reason"); }
-void throw_number() { throw 42; }
-void throw_default(const std::string &text) { throw spider::task_error(text); }
+void throw_exception()
+{
+    throw std::out_of_range("the reason");
+}
+void throw_number()
+{
+    throw 42;
+}
+void throw_default(const std::string &text)
+{
+    throw spider::task_error(text);
+}
 
 void throw_after_fail(spider_task *task)
 {
@@ -139,7 +158,10 @@ void throw_after_bad_argument(spider_task *task)
     throw std::runtime_error("the second");
 }
 
-void exhaust() { std::vector<char>(std::size_t(-1) / 4).at(0) = 'x'; }
+void exhaust()
+{
+    std::vector<char>(std::size_t(-1) / 4).at(0) = 'x';
+}
 
 void initialize(spider_task *)
 {
