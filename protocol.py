@@ -347,7 +347,9 @@ def decode_payload(buffer: Buffer, offset: int = 0, end: int | None = None) -> t
         raise _truncated(f"{count} values", end - offset, offset)
     values = []
     for position in range(count):
-        size = _tag(buffer, offset, end, f"the length of value {position}")
+        if end - offset < 4:
+            raise _truncated(f"the length of value {position} (4 bytes)", end - offset, offset)
+        (size,) = _LE_U32.unpack_from(buffer, offset)
         offset += 4
         if size > end - offset:
             raise _truncated(f"value {position} of {size} bytes", end - offset, offset)
