@@ -535,8 +535,8 @@ def place(package_dir):
         (directory / "bin").chmod(0o777)
         yield directory
     finally:
-        for path in (directory / "bin").rglob("*"):
-            if path.is_dir():
+        for path in (directory / "bin", directory / "bin" / "__pycache__"):
+            if path.exists():
                 path.chmod(0o700)
         shutil.rmtree(directory)
 

@@ -113,6 +113,13 @@ def test_logs_are_written_after_descriptors_are_lost(start):
     assert child.log_lines()[-1]["fields"]["message"] == "Executor exits."
 
 
+@pytest.mark.ours
+def test_a_task_that_closes_the_pipes_themselves(start):
+    child = start()
+    child.send(support.execute("descriptors", "close_below:20000"))
+    assert end_of(child) == (b"", 1)
+
+
 # -------------------------------------------------------------------------------------------------------------- fork
 
 

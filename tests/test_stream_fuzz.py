@@ -145,10 +145,10 @@ def make_stream(number):
     bodies = [make_body(rng) for _ in range(rng.choice((1, 1, 2, 3, 6)))]
     # Within frames that stay whole, so that most requests are answered; then anywhere.
     for index in range(len(bodies)):
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             bodies[index] = mutate(rng, bodies[index], make_body(rng))
     stream = b"".join(struct.pack(">I", len(body)) + body for body in bodies)
-    for _ in range(rng.choice((0, 0, 1, 1, 3))):
+    for _ in range(rng.choice((0, 0, 0, 1, 3))):
         if rng.random() < 0.6:
             stream = mutate(rng, stream, make_body(rng))
     return stream
