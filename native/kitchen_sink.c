@@ -47,7 +47,7 @@ static void map(spider_task *task)
     }
 }
 
-/* structure(struct { id: uint64, name: string, data: Bytes }) -> the same. By position or by name, always by position. */
+/* struct(struct { id: uint64, name: string, data: Bytes }) -> the same; by position, whether or not it came so */
 static void structure(spider_task *task)
 {
     spider_read_struct(task->in, "id, name, data");

@@ -1,5 +1,6 @@
 /*
- * spider_tdl.h: Spider task packages in C and C++.
+ * spider_tdl.h: Spider task packages in C and C++. From the spider-task-executor project; version 0.1.0.
+ * SPDX-License-Identifier: Apache-2.0
  *
  * One header, libc only, nothing to configure: C99 or later, C++11 or later (the typed layer needs C++17), gcc or
  * clang, Linux. A whole package:
@@ -243,7 +244,7 @@ struct spider_writer {
     uint8_t *data;
     size_t size;
     size_t capacity;
-    size_t expected;  /* of `size`, at most: large outputs often are about as large as the inputs */
+    size_t expected;  /* the inputs' size: outputs that are large at all often get about as large */
     size_t start;     /* of the output being written: its length goes there */
     uint64_t pending; /* values that it still lacks */
     uint32_t count;   /* outputs begun */
@@ -949,8 +950,8 @@ SPIDER__FUNCTION void spider_read_nil(spider_reader *in)
     }
 }
 
-/* For a value that may be nil. True: it is not, and is to be read next. False: it was nil, and has been taken; or it is a
- * field that is absent from a struct that came as a map. */
+/* For a value that may be nil. True: it is not, and is to be read next. False: it was nil, and has been taken; or it
+ * is a field that is absent from a struct that came as a map. */
 SPIDER__FUNCTION bool spider_read_option(spider_reader *in)
 {
     bool found;
@@ -1248,10 +1249,10 @@ SPIDER__FUNCTION uint8_t *spider__put(spider_writer *out, size_t size, uint64_t 
     }
     if (needed > out->capacity - out->size) {
         size_t capacity = out->capacity == 0 ? 256 : out->capacity * 2;
+        uint8_t *data = NULL;
         if (capacity > 4096 && capacity < out->expected) {
             capacity = out->expected;
         }
-        uint8_t *data = NULL;
         if (needed <= SIZE_MAX / 4 && out->capacity <= SIZE_MAX / 4) {
             if (capacity < out->size + needed) {
                 capacity = out->size + needed;
@@ -1588,8 +1589,7 @@ SPIDER__FUNCTION spider_bytes spider__decompress(spider_task *task, const uint8_
                     ZSTD_getErrorName(state));
     } else if (state != 0) {
         spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
-                    "graph_outputs: expected the end of a zstd frame, found the end of "
-                    "the bytes (truncated)");
+                    "graph_outputs: expected the end of a zstd frame, found the end of the bytes (truncated)");
     }
     value.data = (const uint8_t *)target.dst;
     value.size = target.pos;

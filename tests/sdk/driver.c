@@ -7,8 +7,8 @@
  *     driver fuzz     LIBRARY CASES SEED COUNT    COUNT calls with inputs and contexts made from those of the cases
  *
  * A case in the file CASES: a byte 0 (success) or 1 (failure), then the task's name, the context, the inputs and the
- * outcome's bytes, each behind a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call, its
- * result must be a complete payload of complete msgpack values, or the msgpack of a TdlError with a text in UTF-8.
+ * outcome's bytes, each behind a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call,
+ * its result must be a complete payload of complete msgpack values, or the msgpack of a TdlError with a text in UTF-8.
  */
 #include "spider_tdl.h"
 

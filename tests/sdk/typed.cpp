@@ -1,4 +1,4 @@
-// The tasks of native/kitchen_sink.c as ordinary C++ functions, and what only C++ has: exceptions and an author's types.
+// The tasks of native/kitchen_sink.c as ordinary functions, and what only C++ has: exceptions and authors' types.
 #include "spider_tdl.h"
 
 #include <stdexcept>
