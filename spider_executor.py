@@ -997,7 +997,8 @@ class ExecutorHandle:
     ) -> None:
         """Spawn `command` (this program, if None) with `env` (this process's own, if None) and the package directory.
 
-        `stderr` is where the logs go, as `subprocess.Popen` takes it; None leaves them on this process's stderr.
+        `stderr` is where the logs go, as `subprocess.Popen` takes it; None leaves them on this process's stderr. From
+        `subprocess.PIPE` somebody must read, or an executor that logs much stops.
         """
         import subprocess
 

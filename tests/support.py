@@ -148,11 +148,12 @@ class Child:
 
     def log_lines(self) -> list[dict]:
         """The JSON lines of stderr; any other line is an error."""
-        return [json.loads(line) for line in self.stderr().splitlines()]
+        # Not splitlines, which takes more for a line's end than a newline.
+        return [json.loads(line) for line in self.stderr().split("\n") if line]
 
     def errors(self) -> list[dict]:
         """The ERROR lines of stderr."""
-        lines = [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.stderr().split("\n") if line.startswith("{")]
         return [line for line in lines if line["level"] == "ERROR"]
 
     def kill(self) -> None:
