@@ -5,7 +5,7 @@
  *     NO_VERSION, NO_NAME, NO_EXECUTE     a symbol is missing
  *     INIT=expression                     its init function, which returns a Result
  *     CONSTRUCTOR=statement               runs while it is loaded
- *     UNDEFINED                           it calls a function that nothing defines
+ *     UNDEFINED, UNDEFINED_CALL           it has the address of a function that nothing defines, or calls one
  */
 #include "abi.h"
 
@@ -24,10 +24,16 @@
 #define MINOR 1
 #endif
 
-#ifdef UNDEFINED
 extern void nothing_defines_this(void);
+#ifdef UNDEFINED
 void (*use)(void) = nothing_defines_this;
 #endif
+
+/* Every variant exports this name: each must find its own. */
+__attribute__((noinline)) uint64_t value(void)
+{
+    return VALUE;
+}
 
 #ifdef CONSTRUCTOR
 __attribute__((constructor)) static void construct(void)
@@ -62,6 +68,9 @@ EXPORT Result __spider_tdl_package_init(void)
 #ifndef NO_EXECUTE
 EXPORT Result __spider_tdl_package_execute(View name, View context, View inputs)
 {
-    return number(VALUE);
+#ifdef UNDEFINED_CALL
+    nothing_defines_this();
+#endif
+    return number(value());
 }
 #endif
