@@ -334,13 +334,15 @@ SPIDER__FUNCTION uint8_t *spider__string_header(uint8_t *at, size_t size)
 }
 
 /* The size of the longest prefix that is ASCII, as most text is. Where the processor has no vectors of 32 bytes, the
- * compiler makes do with two halves. */
-typedef uint64_t spider__vector __attribute__((vector_size(32)));
+ * compiler makes do with smaller ones. */
+typedef long long spider__vector __attribute__((vector_size(32)));
 
-#define SPIDER__ASCII_PREFIX(name)                                                                          \
+#define SPIDER__HIGH_BITS INT64_C(-0x7f7f7f7f7f7f7f80)
+#define SPIDER__ANY_HIGH_BIT(v) (((((v)[0] | (v)[1]) | ((v)[2] | (v)[3])) & SPIDER__HIGH_BITS) != 0)
+
+#define SPIDER__ASCII_PREFIX(name, any_high_bit)                                                            \
     SPIDER__FUNCTION size_t name(const uint8_t *data, size_t size)                                          \
     {                                                                                                       \
-        const uint64_t high = UINT64_C(0x8080808080808080);                                                 \
         size_t i = 0;                                                                                       \
         for (; size >= 128 && i < size; i += 128) {                                                         \
             const uint8_t *at = data + (size - i < 128 ? size - 128 : i); /* some of the last ones again */ \
@@ -350,7 +352,7 @@ typedef uint64_t spider__vector __attribute__((vector_size(32)));
             memcpy(&c, at + 64, 32);                                                                        \
             memcpy(&d, at + 96, 32);                                                                        \
             a = (a | b) | (c | d);                                                                          \
-            if ((((a[0] | a[1]) | (a[2] | a[3])) & high) != 0) {                                            \
+            if (any_high_bit(a)) {                                                                          \
                 break;                                                                                      \
             }                                                                                               \
         }                                                                                                   \
@@ -358,9 +360,9 @@ typedef uint64_t spider__vector __attribute__((vector_size(32)));
             return size;                                                                                    \
         }                                                                                                   \
         for (; size - i >= 8; i += 8) {                                                                     \
-            uint64_t word;                                                                                  \
+            int64_t word;                                                                                   \
             memcpy(&word, data + i, 8);                                                                     \
-            if ((word & high) != 0) {                                                                       \
+            if ((word & SPIDER__HIGH_BITS) != 0) {                                                          \
                 break;                                                                                      \
             }                                                                                               \
         }                                                                                                   \
@@ -369,9 +371,10 @@ typedef uint64_t spider__vector __attribute__((vector_size(32)));
         }                                                                                                   \
         return i;                                                                                           \
     }
-SPIDER__ASCII_PREFIX(spider__ascii_prefix)
+SPIDER__ASCII_PREFIX(spider__ascii_prefix, SPIDER__ANY_HIGH_BIT)
 #ifdef __x86_64__
-__attribute__((target("avx2"))) SPIDER__ASCII_PREFIX(spider__ascii_prefix_avx2)
+#define SPIDER__ANY_HIGH_BIT_AVX2(v) (!__builtin_ia32_ptestz256((v), ((v) ^ (v)) + SPIDER__HIGH_BITS))
+__attribute__((target("avx2"))) SPIDER__ASCII_PREFIX(spider__ascii_prefix_avx2, SPIDER__ANY_HIGH_BIT_AVX2)
 #endif
 
 /* The size of the longest prefix that is well-formed UTF-8. */
@@ -538,6 +541,7 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
     uint8_t marker;
     head->bits = 0;
     head->size = 0;
+    head->body = at;
     if (at == end) {
         return NULL;
     }
@@ -1087,6 +1091,7 @@ SPIDER__FUNCTION double spider_read_double(spider_reader *in)
 }
 
 /* The bytes are borrowed: no copy, valid until the task returns. */
+__attribute__((flatten)) /* strings are most of what there is to read and write */
 SPIDER__FUNCTION spider_string spider_read_string(spider_reader *in)
 {
     spider_string value = {"", 0};
@@ -1398,6 +1403,7 @@ SPIDER__FUNCTION bool spider__was_checked(const spider_task *task, spider_string
 }
 
 /* Copies the string. What is not UTF-8 is a SerializationError. */
+__attribute__((flatten))
 SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string value)
 {
     uint8_t *at;

