@@ -65,9 +65,18 @@ test-dist: dist packages $(VENV)/.lint
 test-aarch64:
 	tests/aarch64/run.sh $(PYTEST_ARGS)
 
-bench: packages
+bench: packages build/bench/bench_sdk
 	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
 	$(PYTHON) tests/overhead_instrument.py
+	build/bench/bench_sdk
+
+build/bench/bench_sdk: tests/sdk/bench_sdk.c native/spider_tdl.h
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $<
+
+# What `make test` does in short: 20,000 mutated streams, and a million calls of tasks that return odd buffers.
+fuzz: $(VENV)/.test
+	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_stream_fuzz.py tests/test_hostile_tasks.py -k "streams or leaks"
 
 soak:
 	$(PYTHON) tests/bench/soak.py
