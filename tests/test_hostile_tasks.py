@@ -178,16 +178,11 @@ def test_a_program_inherits_no_pipe(start):
 
 def test_a_thread_forks_while_requests_are_served(group):
     assert group.call("forking", "start_forking") == [0]
-    forks = group.call("forking", "count_forks")
     request = support.execute("buffers", "echo")
-    for _ in range(10):
-        hostile.exchange(group, request * 100, 32 * 100)
-
-        def has_forked(before=forks):
-            return group.call("forking", "count_forks") > before
-
-        support.wait_for(has_forked, "a fork")
-        forks = group.call("forking", "count_forks")
+    for _ in range(50):
+        (forks,) = group.call("forking", "count_forks")
+        hostile.exchange(group, request * 200, 32 * 200)
+        support.wait_for(lambda before=forks: group.call("forking", "count_forks") > [before], "a fork")
     assert group.call("forking", "stop_forking") == [0]
     assert group.finish() == (b"", 0)
 

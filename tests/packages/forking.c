@@ -92,12 +92,21 @@ static void *fork_in_a_loop(void *argument)
 
 /* A large process forks slowly enough for other threads to ask for Python's lock meanwhile. So that they do in a small
  * one, where there is a Python: have them ask after a microsecond. */
+static void switch_threads_often(void)
+{
+    int (*take_lock)(void) = dlsym(RTLD_DEFAULT, "PyGILState_Ensure");
+    int (*run)(const char *) = dlsym(RTLD_DEFAULT, "PyRun_SimpleString");
+    void (*give_lock)(int) = dlsym(RTLD_DEFAULT, "PyGILState_Release");
+    if (run != NULL) {
+        int state = take_lock();
+        run("import sys; sys.setswitchinterval(1e-6)");
+        give_lock(state);
+    }
+}
+
 static Result start_forking(View inputs, long argument)
 {
-    void (*set_switch_interval)(unsigned long) = dlsym(RTLD_DEFAULT, "_PyEval_SetSwitchInterval");
-    if (set_switch_interval != NULL) {
-        set_switch_interval(1);
-    }
+    switch_threads_often();
     forking = 1;
     return number((uint64_t)pthread_create(&forker, NULL, fork_in_a_loop, NULL));
 }
