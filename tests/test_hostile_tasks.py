@@ -270,7 +270,8 @@ def test_the_handle_reports_a_crash(handle, task):
     [
         "threads:8",
         "block_signals",
-        "interrupt",
+        # Spider's executor unloads the package before it exits, and the next signal's handler is gone.
+        pytest.param("interrupt", marks=pytest.mark.ours),
         pytest.param("change_directory", marks=pytest.mark.ours),
         "change_environment",
         "clear_environment",
