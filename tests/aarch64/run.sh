@@ -137,4 +137,4 @@ rm -rf "$out/project"
 mkdir "$out/project"
 tar -C "$project" --exclude=./build --exclude=./dist --exclude=./.venv --exclude=./.git -cf - . | tar -C "$out/project" -xf -
 cd "$out/project"
-exec python3 -m pytest -p emulated "$@"
+exec python3 -m pytest -p emulated -o timeout=600 "$@"
