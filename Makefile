@@ -62,8 +62,8 @@ dist: dist/spider-task-executor $(VENV)/.dist
 test-dist: dist packages $(VENV)/.lint
 	.ci/test-dist $(VENV)/bin/mypy $(PACKAGES)
 
-test-aarch64:
-	tests/aarch64/run.sh $(PYTEST_ARGS)
+test-aarch64: $(VENV)/.test
+	PIP="$(VENV)/bin/python -m pip" tests/aarch64/run.sh $(PYTEST_ARGS)
 
 bench: packages build/bench/bench_sdk
 	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)

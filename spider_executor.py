@@ -914,11 +914,12 @@ class _Process:
         output = (c_int * 2)(self.channel.output_fd, 0)
         started.release()
         while True:
-            _poll(output, 1, -1)
-            if self.channel.running is not None:
-                self.log.error("The parent is gone while a task runs.", task=self._running())
-                os._exit(EXIT_FAILURE)
-            time.sleep(0.1)
+            # A signal whose handler runs on this thread ends the wait, too.
+            if _poll(output, 1, -1) > 0:
+                if self.channel.running is not None:
+                    self.log.error("The parent is gone while a task runs.", task=self._running())
+                    os._exit(EXIT_FAILURE)
+                time.sleep(0.1)
 
     def _running(self) -> str:
         call = self.channel.running

@@ -300,6 +300,17 @@ def test_what_a_task_leaves_behind_does_not_matter_to_the_next(start, package_di
     assert child.stderr() == ""
 
 
+@pytest.mark.ours
+def test_a_signal_that_a_thread_of_the_executors_handles_is_no_vanished_parent(start):
+    child = start()
+    # The main thread takes no signals any more, so the timer's go to the one that watches for the parent.
+    assert child.call("leaving", "block_signals") == [1]
+    assert child.call("leaving", "interrupt") == [1]
+    assert child.call("integration_test_tasks", "fibonacci", 34) == [5702887]
+    assert child.finish() == (b"", 0)
+    assert child.stderr() == ""
+
+
 def test_the_parent_can_still_end_an_executor_whose_signals_are_blocked(start):
     child = start()
     assert child.call("leaving", "block_signals") == [1]
