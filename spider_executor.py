@@ -202,7 +202,7 @@ class Channel:
     def take(cls) -> Channel:
         """Make fd 0 and 1 the executor's own, under numbers that tasks do not use, and give tasks others.
 
-        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises _StartError if one of the two
+        A task then reads EOF from stdin, and what it prints goes where the logs go. Raises _StartError if one of them
         is closed.
         """
         ends = []

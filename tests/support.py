@@ -79,7 +79,7 @@ class Child:
                 environment.pop(name, None)
             else:
                 environment[name] = value
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, closed by kill
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr, **options}
         self.process = subprocess.Popen(command, bufsize=0, env=environment, **options)
 
