@@ -98,7 +98,7 @@ def frame_end(buffer: Buffer, offset: int) -> int:
     (length,) = _BE_U32.unpack_from(buffer, offset)
     if length > FRAME_BODY_MAX:
         raise ProtocolError(
-            f"expected a frame of at most {FRAME_BODY_MAX} bytes, found an announced length of {length}"
+            f"expected a frame's header of at most {FRAME_BODY_MAX} bytes, found one that announces {length}"
         )
     return offset + FRAME_HEADER_SIZE + int(length)
 
@@ -201,12 +201,17 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int
     return package_at, package_size, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
 
 
-def decode_names(buffer: Buffer, fields: tuple[int, int, int, int, int, int, int, int]) -> tuple[str, str]:
-    """package and task_func of a request that locate_request found. Raises ProtocolError if one is not UTF-8."""
-    package_at, package_size, task_at, task_size = fields[:4]
+def decode_names(head: bytes, offset: int = 0) -> tuple[str, str]:
+    """package and task_func from the body of an Execute up to where task_func ends, as locate_request found it.
+
+    Raises ProtocolError if one is not UTF-8, at an offset that counts from `offset`.
+    """
+    (package_size,) = _LE_U64.unpack_from(head, 4)
+    package_end = 12 + package_size
+    task_at = package_end + 8
     return (
-        _utf8("package", bytes(buffer[package_at : package_at + package_size]), package_at),
-        _utf8("task_func", bytes(buffer[task_at : task_at + task_size]), task_at),
+        _utf8("package", head[12:package_end], offset + 12),
+        _utf8("task_func", head[task_at:], offset + task_at),
     )
 
 
@@ -235,8 +240,8 @@ def decode_request(buffer: Buffer, offset: int = 0, end: int | None = None) -> t
     fields = locate_request(buffer, offset, end)
     if fields is None:
         return Shutdown(), offset + 4
-    package, task_func = decode_names(buffer, fields)
-    ctx_at, ctx_size, inputs_at, inputs_size = fields[4:]
+    _, _, task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
+    package, task_func = decode_names(bytes(buffer[offset : task_at + task_size]), offset)
     behind = inputs_at + inputs_size
     request = Execute(package, task_func, bytes(buffer[ctx_at : ctx_at + ctx_size]), bytes(buffer[inputs_at:behind]))
     return request, behind
@@ -520,7 +525,7 @@ def _encode_text(text: str) -> bytes:
 def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
     """Read one msgpack value; returns it and the offset behind it.
 
-    A map's keys must be nil, bool, number, str or bin; of two equal keys the later one wins.
+    A map's keys must be nil, bool, number, str or bin; of two that are equal in Python (1 and true are) the later wins.
     """
     end = len(buffer) if end is None else end
     # One entry for each open container: its items, how many of them it has (two to a map's entry), whether it is a map.
@@ -745,7 +750,7 @@ _TDL_BY_NAME: dict[str, type[TdlError]] = {variant.__name__: variant for variant
 
 
 def decode_tdl_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[TdlError, int]:
-    """Read a TdlError as Rust's serde does: a map of one entry, from a variant's name or index to a text.
+    """Read a TdlError: a map of one entry, from a variant's name or index to a text.
 
     The name and the text may be str or bin, in any width; the index a fixint or u8.
     """

@@ -53,6 +53,7 @@ from protocol import (
     TdlError,
     TruncatedError,
     decode_names,
+    decode_request,
     decode_tdl_error,
     frame_end,
     locate_request,
@@ -63,6 +64,8 @@ from protocol import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, Union
+
+    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
     from protocol import Buffer
     from protocol import Version as VersionNumbers
@@ -149,6 +152,10 @@ class Log:
         if self.level >= DEBUG:
             self._write("DEBUG", message, fields)
 
+    def trace(self, message: str, **fields: object) -> None:
+        if self.level >= TRACE:
+            self._write("TRACE", message, fields)
+
     def notice(self, message: str, **fields: object) -> None:
         """A warning that is written whatever the filter says: it is about the filter, or for a person."""
         self._write("WARN", message, fields)
@@ -162,11 +169,15 @@ class Log:
             f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z","level":"{level}","fields":{{{",".join(shown)}}},'
             f'"filename":"spider_executor.py","line_number":{sys._getframe(2).f_lineno}}}\n'
         )
-        try:
-            # A lone surrogate, from a path that is not UTF-8, is valid in JSON as an escape.
-            _write_all(self.fd, line.encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass  # Nobody reads the logs any more; that is no reason to stop.
+        # A lone surrogate, from a path that is not UTF-8, is valid in JSON as an escape.
+        data = line.encode("utf-8", "backslashreplace")
+        # A task may have closed every descriptor but stderr. If nobody reads the logs, that is no reason to stop.
+        for fd in (self.fd, 2):
+            try:
+                _write_all(fd, data)
+                break
+            except OSError:
+                pass
 
 
 def _json(value: object) -> str:
@@ -357,6 +368,7 @@ _EXECUTE = ctypes.CFUNCTYPE(_CallResult, _View, _View, _View)
 # What a package returned, at any address: only as much of it is read as the package says is there.
 _Memory: Any = c_char * (1 << 40)
 
+_SHOWN_MAX = 8192
 # A declared name of more bytes is a length that the package has not set.
 _NAME_MAX = 1 << 16
 
@@ -388,7 +400,7 @@ class TdlPackage:
             raise InvalidLibrary(self._loader_error())
 
     @classmethod
-    def load(cls, path: str | bytes, before_init: Callable[[TdlPackage], None] | None = None) -> TdlPackage:
+    def load(cls, path: Path, before_init: Callable[[TdlPackage], None] | None = None) -> TdlPackage:
         """Load the library at `path` and run its init function; `before_init` may refuse it once its name is known.
 
         Raises ExecutorError; the library is closed again then, so that a mended file can be loaded later.
@@ -413,7 +425,7 @@ class TdlPackage:
 
     def execute(self, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> Success | Failure:
         """Run a task on the calling thread. One that fails is a Failure; one that crashes takes the process along."""
-        parts = (task_func.encode(), raw_ctx, raw_inputs)
+        parts = (task_func.encode("utf-8", "surrogatepass"), raw_ctx, raw_inputs)
         result = self.call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
         if result.is_error:
             return Failure(_wrap_error(TaskError, result).encode())
@@ -472,6 +484,8 @@ class TdlPackage:
 
 def _shown(path: bytes) -> str:
     """A path, or a message with one in it, as text that can be sent."""
+    if len(path) > _SHOWN_MAX:
+        path = path[:_SHOWN_MAX] + b"..."  # Longer than any path that leads somewhere.
     return path.decode("utf-8", "backslashreplace")
 
 
@@ -504,7 +518,7 @@ def _wrap_error(wrapper: Callable[[TdlError], ExecutorError], result: Any) -> Ex
 class TdlPackageManager:
     """The packages of one directory, each loaded when it is first asked for and kept until exit."""
 
-    def __init__(self, package_dir: str | bytes) -> None:
+    def __init__(self, package_dir: Path) -> None:
         # Absolute now: a task may change the working directory.
         self._package_dir = os.path.abspath(os.fsencode(package_dir))
         self._by_request: dict[str, TdlPackage] = {}
@@ -528,12 +542,7 @@ class TdlPackageManager:
         package = self._by_request.get(name)
         if package is not None:
             return package
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise InvalidLibrary(
-                f"{_shown(self._package_dir)}: expected the name of a directory in it as the package, found {name!a}"
-            )
-        encoded = name.encode("utf-8", "surrogatepass")
-        path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
+        path = library_path(self._package_dir, name)
         try:
             status = os.stat(path)
         except OSError as error:
@@ -550,6 +559,16 @@ class TdlPackageManager:
     def _refuse_duplicate(self, package: TdlPackage) -> None:
         if package.name in self._by_name:
             raise DuplicatePackage(package.name)
+
+
+def library_path(package_dir: bytes, name: str) -> bytes:
+    """Where the library of the package `name` is. Raises InvalidLibrary if that is no name of a directory."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise InvalidLibrary(
+            f"{_shown(package_dir)}: expected the name of a directory in it as the package, found {name[:200]!a}"
+        )
+    encoded = name.encode("utf-8", "surrogatepass")
+    return b"%s/%s/lib%s.so" % (package_dir, encoded, encoded)
 
 
 # https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html: class, byte order | type, machine, program headers'
@@ -571,6 +590,8 @@ def check_elf(path: bytes) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return
+    except ValueError as error:
+        raise InvalidLibrary(f"{_shown(path)}: {error}") from None
     try:
         problem = _elf_problem(fd)
     except OSError as error:
@@ -638,11 +659,15 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
     arguments = tuple((_View * 3).from_buffer(views))
     # By the bytes of a request up to the end of the task's name.
     calls: dict[bytes, Callable[[], Any]] = {}
-    log_requests = log.level >= DEBUG
+    log_requests, log_calls = log.level >= DEBUG, log.level >= TRACE
     monotonic_ns = time.monotonic_ns
 
     for start, end in channel.requests():
-        fields = locate_request(buffer, start, end)
+        try:
+            fields = locate_request(buffer, start, end)
+        except ProtocolError:
+            decode_request(buffer[start:end])  # The same error, with offsets that do not depend on how it arrived.
+            raise
         if fields is None:
             log.info("Received shutdown request.")
             return
@@ -653,7 +678,7 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
         try:
             call = calls.get(key)
             if call is None:
-                call = _prepare(channel, manager, log, *decode_names(buffer, fields), arguments)
+                call = _prepare(channel, manager, log, *decode_names(key), arguments)
                 if len(key) <= _KEY_SIZE_MAX:
                     if len(calls) == _CALLS_MAX:
                         calls.clear()
@@ -661,6 +686,9 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             _set_views(
                 views, 0, address + task_at, task_size, address + ctx_at, ctx_size, address + inputs_at, inputs_size
             )
+            if log_calls:
+                package, task = decode_names(key)
+                log.trace("Calling the task.", package=package, task=task, ctx_size=ctx_size, inputs_size=inputs_size)
             channel.running = call
             result = call()
             channel.running = None
@@ -671,11 +699,11 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 raise _null_outputs(size)
             if size > _DATA_MAX:
                 _free(pointer)
-                raise _too_large("outputs", size, log, decode_names(buffer, fields))
+                raise _too_large("outputs", size, log, decode_names(key))
         except ExecutorError as error:
             data = error.encode()
             if len(data) > _DATA_MAX:
-                data = _too_large("an error", len(data), log, decode_names(buffer, fields)).encode()
+                data = _too_large("an error", len(data), log, decode_names(key)).encode()
             elapsed_us = (monotonic_ns() - started + 500) // 1000
             outcome, size = type(error).__name__, len(data)
             channel.send(response_head(FAILURE, size), data, response_tail(elapsed_us))
@@ -692,11 +720,11 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
                 _free(pointer)
 
         if inputs_at + inputs_size != end:
-            package, task = decode_names(buffer, fields)
+            package, task = decode_names(key)
             behind = end - inputs_at - inputs_size
             log.warn("Ignored bytes behind the request.", package=package, task=task, size=behind)
         if log_requests:
-            package, task = decode_names(buffer, fields)
+            package, task = decode_names(key)
             log.debug(
                 "Request answered.",
                 package=package,
@@ -726,15 +754,17 @@ def _prepare(
     """
     loaded = manager.get(package)
     if loaded is None:
+        known = len(manager.names())
         channel.restore_limits()
         channel.running = _named(f"{package[:_LABEL_MAX]} (loading)", manager.load, (package,))
         try:
             loaded = channel.running()
         finally:
             channel.running = None
-        log.info("Package loaded.", package=loaded.name, version=".".join(map(str, loaded.version)), path=loaded.path)
+        if len(manager.names()) > known:
+            log.info("Package loaded.", package=package, version=".".join(map(str, loaded.version)), path=loaded.path)
         if loaded.name != package:
-            log.warn("The package declares another name than its directory.", package=loaded.name, directory=package)
+            log.warn("The package declares another name than its directory's.", package=package, declared=loaded.name)
     return _named(f"{package[:_LABEL_MAX]}::{task[:_LABEL_MAX]}", loaded.call, arguments)
 
 
@@ -838,7 +868,10 @@ def _package_dir() -> bytes:
     elif not os.path.isdir(path):
         problem = f"found {_shown(path)}"
     else:
-        return path
+        try:
+            return os.path.abspath(path)
+        except FileNotFoundError:
+            problem = f"found {_shown(path)} in a working directory that was removed"
     raise _StartError(f"{PACKAGE_DIR_VARIABLE}: expected the directory of the task packages, {problem}")
 
 
@@ -991,7 +1024,7 @@ class ExecutorHandle:
 
     def __init__(
         self,
-        package_dir: str | bytes,
+        package_dir: Path,
         command: Sequence[str] | None = None,
         env: dict[str, str] | None = None,
         stderr: Any = None,
@@ -1055,7 +1088,7 @@ class ExecutorHandle:
         """Send a request as it is and read the response as it is; otherwise like `execute`."""
         frame = protocol.encode_frame(protocol.encode_request(request))
         if self._process.returncode is not None:
-            raise ExecutorGone(f"executor {self.pid} has ended: {self._ending()}")
+            raise ExecutorGone(f"executor {self.pid} has ended: {self._crash()}")
         try:
             return self._exchange(frame, timeout)
         except BaseException:
@@ -1074,9 +1107,10 @@ class ExecutorHandle:
         poll.register(output_fd, select.POLLIN)
         poll.register(input_fd, select.POLLOUT)
         while len(received) < end:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            events = poll.poll(remaining)
-            if not events:
+            # A day at a time: `poll` takes no more than 24.
+            remaining = None if deadline is None else min(max(0.0, deadline - time.monotonic()), 86400.0)
+            events = poll.poll(None if remaining is None else remaining * 1000)
+            if not events and remaining == 0.0:
                 self._kill()
                 return TaskTimeout(timeout or 0.0)
             for fd, _ in events:
@@ -1090,7 +1124,7 @@ class ExecutorHandle:
                 else:
                     chunk = os.read(output_fd, 1 << 20)
                     if not chunk:
-                        return self._crash()
+                        return self._ended(remaining, timeout)
                     received += chunk
                     if len(received) >= FRAME_HEADER_SIZE:
                         end = frame_end(received, 0)
@@ -1131,18 +1165,27 @@ class ExecutorHandle:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._input.close()
+        self._output.close()
 
-    def _crash(self) -> TaskCrash:
-        """Wait for the process that has closed its stdout."""
+    def _ended(self, remaining: float | None, timeout: float | None) -> TaskTimeout | TaskCrash:
+        """What became of the process, which has closed its stdout.
+
+        To end it gets what remains of `timeout`, and no more than _END_TIMEOUT; all in seconds.
+        """
         import subprocess
 
+        grace = _END_TIMEOUT if remaining is None else min(remaining, _END_TIMEOUT)
         try:
-            self._process.wait(_END_TIMEOUT)
+            self._process.wait(grace)
         except subprocess.TimeoutExpired:
-            self._kill()
-        return self._ending()
+            if grace < _END_TIMEOUT:
+                self._kill()
+                return TaskTimeout(timeout or 0.0)
+        self._kill()
+        return self._crash()
 
-    def _ending(self) -> TaskCrash:
+    def _crash(self) -> TaskCrash:
         return _crash_of(self._process.returncode)
 
 
@@ -1158,15 +1201,18 @@ def _crash_of(status: int | None) -> TaskCrash:
     return TaskCrash(status, None)
 
 
+# The executable file that holds both modules, if this is in it, and how its #! line starts it: .ci/executable.py.
+_archive: tuple[str, str] | None = None
+
+
 def own_command() -> list[str]:
     """The command that starts this program as an executor."""
-    path = os.path.abspath(__file__)
-    if not path.endswith(".py"):
-        return [path]  # The executable file that holds all of it.
+    if _archive is not None:
+        start, path = _archive
+        return [sys.executable, "-IS", "-c", start, path]
     # Imported, not run as a script, which would be compiled at every start.
-    start = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(path)!r}); from spider_executor import main; sys.exit(main())"
-    )
+    directory = os.path.dirname(os.path.abspath(__file__))
+    start = f"import sys; sys.path.insert(0, {directory!r}); from spider_executor import main; sys.exit(main())"
     return [sys.executable, "-IS", "-c", start]
 
 
@@ -1218,7 +1264,8 @@ run
 
   A VALUE is JSON: 1 is an integer, 1.0 a double, null is none, an object is a
   map, an array a list, a struct or bytes. @FILE takes it from a file, - from
-  stdin. Of the outputs, msgpack's bin is printed as an array of integers.
+  stdin. Of the outputs, msgpack's bin is printed as an array of integers,
+  and doubles that JSON cannot write as NaN, Infinity and -Infinity.
 
   --package-dir DIR    where the packages are (default: the environment's)
   --timeout SECONDS    kill an executor that takes longer to reply
@@ -1299,7 +1346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_command(command: str, arguments: Sequence[str]) -> int:
     if command == _PROBE:
         return _probe(os.fsencode(arguments[0]))
-    if command in ("--help", "-h", "help") or "--help" in arguments or "-h" in arguments:
+    before_values = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if command in ("--help", "-h", "help") or "--help" in before_values or "-h" in before_values:
         _print(_HELP)
         return 0
     if command == "--version":
@@ -1441,7 +1489,9 @@ def _request(options: dict[str, str], package: str, task: str, *values: str) -> 
     """The request that the command line describes."""
     # `json` and `_printable` recurse; this is enough for the deepest msgpack.
     sys.setrecursionlimit(5 * protocol.MSGPACK_DEPTH_MAX)
-    parsed = [_read_value(position, text) for position, text in enumerate(values, 1)]
+    # Arguments are UTF-8, whatever the locale says.
+    package, task, *texts = (os.fsencode(text).decode("utf-8", "surrogateescape") for text in (package, task, *values))
+    parsed = [_read_value(position, text) for position, text in enumerate(texts, 1)]
     context = protocol.TaskContext()
     try:
         payload = protocol.pack_values(*parsed)
@@ -1465,10 +1515,12 @@ def _read_value(position: int, text: str) -> Any:
     where = f"value {position}"
     if text == "-":
         data, where = _read_file(0), f"{where} (stdin)"
+    elif text == "@":
+        raise _CommandError(f"run: {where}: expected the name of a file behind @")
     elif text.startswith("@"):
         data, where = _read_file(text[1:]), f"{where} ({text[1:]})"
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=_read_double)
     except RecursionError:
         problem = "it is nested too deep"
     except ValueError as error:
@@ -1476,6 +1528,13 @@ def _read_value(position: int, text: str) -> Any:
         if text[:1] not in '-@0123456789"[{':
             problem += f"""; a string needs quotes of its own: '"{text}"'"""
     raise _CommandError(f"run: {where}: expected JSON: {problem}")
+
+
+def _read_double(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), -float("inf")):
+        raise ValueError(f"{text} does not fit a double")
+    return value
 
 
 def _read_file(path: str | int) -> bytes:
@@ -1500,7 +1559,9 @@ def _in_process(directory: bytes, request: protocol.Execute) -> Callable[[], pro
     return execute
 
 
-def _repeat(times: int, execute: Callable[[], protocol.Result | TaskTimeout | TaskCrash]) -> bytes:
+def _repeat(
+    times: int, execute: Callable[[], protocol.Result | TaskTimeout | TaskCrash], say: Callable[[str], None] = _say
+) -> bytes:
     """Execute a number of times and say how long it took; returns the outputs. Raises ExecutorError."""
     elapsed, round_trips = [], []
     outputs = b""
@@ -1523,14 +1584,14 @@ def _repeat(times: int, execute: Callable[[], protocol.Result | TaskTimeout | Ta
         outputs = response.outcome.outputs
 
     if times == 1:
-        _say(f"elapsed: {elapsed[0]} µs")
+        say(f"elapsed: {elapsed[0]} µs")
     else:
-        _say(f"{f'µs, {times} requests':20}{'min':>10}{'P50':>10}{'P99':>10}{'max':>10}")
+        say(f"{f'µs, {times} requests':20}{'min':>10}{'P50':>10}{'P99':>10}{'max':>10}")
         for name, samples in (("in the executor", elapsed), ("round trip", round_trips)):
             samples.sort()
             # The smallest sample that as many percent of all samples do not exceed.
             ranks = (0, (times * 50 - 1) // 100, (times * 99 - 1) // 100, times - 1)
-            _say(f"{name:20}" + "".join(f"{samples[rank]:10}" for rank in ranks))
+            say(f"{name:20}" + "".join(f"{samples[rank]:10}" for rank in ranks))
     return outputs
 
 
@@ -1602,7 +1663,7 @@ def _check(options: dict[str, str], names: list[str]) -> int:
 
 def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
     """Everything about one package, in the form of `check --json`; None is unknown."""
-    path = os.path.join(directory, os.fsencode(name), os.fsencode(f"lib{name}.so"))
+    path = _staged_path(directory, name)
     target = os.path.realpath(path)
     report: dict[str, Any] = {
         "package": name,
@@ -1621,7 +1682,8 @@ def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
     try:
         report["elf_class"], report["machine"] = _elf_target(path)
     except OSError as error:
-        hint = "" if os.path.lexists(path) else _did_you_mean(name, _staged(directory))
+        others = [other for other in _staged(directory) if other != name]
+        hint = "" if os.path.lexists(path) else _did_you_mean(name, others)
         _add(report, "problems", f"{os.fsdecode(target)}: {error.strerror}", f"Stage the library there{hint or '.'}")
         return report
 
@@ -1655,6 +1717,13 @@ def _examine(directory: bytes, name: str, timeout: float) -> dict[str, Any]:
     return report
 
 
+def _staged_path(directory: bytes, name: str) -> bytes:
+    try:
+        return library_path(directory, name)
+    except InvalidLibrary as error:
+        raise _CommandError(f"check: {error.args[0]}") from None
+
+
 def _add(report: dict[str, Any], kind: str, text: str, advice: str) -> None:
     report[kind].append({"text": text, "advice": advice})
 
@@ -1662,8 +1731,8 @@ def _add(report: dict[str, Any], kind: str, text: str, advice: str) -> None:
 def _debug_command(directory: bytes, name: str) -> str:
     import shlex
 
-    command = [sys.executable, "-IS", os.path.abspath(__file__), "run", "--in-process"]
-    return " ".join(map(shlex.quote, [*command, "--package-dir", os.fsdecode(directory), name, "any-task"]))
+    command = [*own_command(), "run", "--in-process", "--package-dir", os.fsdecode(directory), name, "any-task"]
+    return " ".join(map(shlex.quote, command))
 
 
 def _elf_target(path: bytes) -> tuple[str | None, str | None]:
@@ -1701,9 +1770,12 @@ def _load_apart(directory: bytes, path: bytes, timeout: float) -> tuple[dict[str
         except subprocess.TimeoutExpired:
             ending = f"no end after {timeout:g} s"
         finally:
-            if process.returncode is None:
+            # With all that the package has started.
+            try:
                 os.killpg(process.pid, 9)
-                process.wait()
+            except ProcessLookupError:
+                pass
+            process.wait()
         told.seek(0)
         found: dict[str, Any] = {}
         for line in told:
@@ -1786,7 +1858,7 @@ def _table(reports: list[dict[str, Any]]) -> Iterator[str]:
     rows = [("PACKAGE", "SERVES", "DECLARES", "ABI", "BUILT FOR", "SYMBOLS", "INIT", "LIBRARY")]
     for report in reports:
         symbols = report["symbols"]
-        lacking = [name for name in _SYMBOLS if _SYMBOL_PREFIX + name not in (symbols or ())]
+        lacking = [name for name in _SYMBOLS if name != "init" and _SYMBOL_PREFIX + name not in (symbols or ())]
         rows.append(
             (
                 report["package"],

@@ -32,20 +32,19 @@ gc.disable()
 if sys.argv[0] == "-c":
     del sys.argv[0]
 """
-FINISH = """\
+FINISH = f"""\
+spider_executor._archive = ({COMMAND!r}, sys.argv[0])
 gc.enable()
 sys.exit(spider_executor.main())
 """
 FROM_SOURCES = """\
 sys.path.insert(0, sys.argv[0])
 import spider_executor
-spider_executor.__file__ = sys.argv[0]
 """
 # The string stands for what main puts in its place, the names of the modules and their code.
 FROM_BYTECODE = """\
 for name, code in "modules":
     spider_executor = sys.modules[name] = type(sys)(name)
-    spider_executor.__file__ = sys.argv[0]
     exec(code, spider_executor.__dict__)
 """
 

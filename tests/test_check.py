@@ -96,6 +96,27 @@ def unwell(tmp_path_factory, build_package):
     return packages
 
 
+STARTS_A_PROCESS = """\
+#include <stdio.h>
+#include <unistd.h>
+#include "spider_tdl.h"
+
+static void init(spider_task *task) {
+    (void)task;
+    pid_t child = fork();
+    if (child == 0) {
+        sleep(600);
+        _exit(0);
+    }
+    FILE *file = fopen(getenv("STARTED"), "w");
+    fprintf(file, "%d", (int)child);
+    fclose(file);
+}
+
+static void nothing(spider_task *task) { (void)task; }
+
+SPIDER_TDL_PACKAGE("starts", init, {"nothing", nothing});
+"""
 ALL = ["get_version", "get_name", "init", "execute"]
 
 
@@ -258,6 +279,29 @@ def test_a_misspelt_name(package_dir):
     assert packages["complx"]["problems"][0]["advice"] == "Stage the library there; did you mean complex?"
 
 
+def test_the_name_itself_is_no_suggestion(tmp_path):
+    (tmp_path / "empty").mkdir()
+    _, packages = report(tmp_path)
+    assert packages["empty"]["problems"][0]["advice"] == "Stage the library there."
+
+
+@pytest.mark.parametrize("name", ["", "..", "/etc", "a/b"])
+def test_a_name_that_no_executor_takes(package_dir, name):
+    done = cli.call("check", "--package-dir", package_dir, name)
+    assert (done.status, done.stdout) == (2, b"")
+    assert "expected the name of a directory" in done.complaint
+
+
+def test_what_a_package_starts_is_ended(tmp_path, build_package):
+    source = tmp_path / "starts.c"
+    source.write_text(STARTS_A_PROCESS)
+    support.stage(tmp_path, "starts", build_package(source))
+    status, _ = report(tmp_path, "starts", STARTED=str(tmp_path / "pid"))
+    assert status == 0
+    pid = int((tmp_path / "pid").read_text())
+    support.wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the process to end")
+
+
 # ------------------------------------------------------------------------------------------------------- for people
 
 
@@ -272,7 +316,7 @@ def test_the_table(package_dir, tmp_path, build_package):
 PACKAGE                 SERVES  DECLARES                ABI    BUILT FOR  SYMBOLS  INIT       LIBRARY
 complex                 yes     complex                 0.1.0  MACHINE  all      succeeded  DIR/complex/libcomplex.so
 integration_test_tasks  yes     integration_test_tasks  0.1.0  MACHINE  all      succeeded  DIR/LONG
-plain                   yes     plain                   0.1.7  MACHINE  no init  none       DIR/plain/libplain.so
+plain                   yes     plain                   0.1.7  MACHINE  all      none       DIR/plain/libplain.so
 """
     for short, long in (
         ("BUILT FOR", f"{'BUILT FOR':{len(machine)}}"),

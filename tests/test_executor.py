@@ -219,14 +219,17 @@ def test_a_frame_too_long(spawn, header):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (encode_frame(b""), "expected a request tag of 4 bytes, found the end after 0 bytes at offset 4"),
-        (encode_frame(b"\7\0\0\0"), "expected request tag 0 (Execute) or 1 (Shutdown), found tag 7 at offset 4"),
+        (encode_frame(b""), "expected a request tag of 4 bytes, found the end after 0 bytes at offset 0"),
+        (encode_frame(b"\7\0\0\0"), "expected request tag 0 (Execute) or 1 (Shutdown), found tag 7 at offset 0"),
         (encode_frame(bytes(4)), "expected the length of package (8 bytes), found the end"),
         (
             encode_frame(bytes(4) + b"\xff" * 8 + bytes(9)),
             "expected package of 18446744073709551615 bytes, found the end",
         ),
-        (bytes.fromhex("00800001"), "expected a frame of at most 8388608 bytes, found an announced length of 8388609"),
+        (
+            bytes.fromhex("00800001"),
+            "expected a frame's header of at most 8388608 bytes, found one that announces 8388609",
+        ),
         (FIBONACCI[:50], "expected the rest of a frame, found the end of the input 50 bytes into it"),
     ],
 )
@@ -236,6 +239,27 @@ def test_one_error_line_says_what_is_wrong(spawn, data, text):
     (line,) = child.log_lines()
     assert line["level"] == "ERROR"
     assert text in line["fields"]["err"]
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"\7\0\0\0", "found tag 7 at offset 0"),
+        (bytes(4) + b"\1" + bytes(7) + b"\xff" + bytes(24), "expected package in UTF-8, found byte ff at offset 12"),
+        (
+            bytes(12) + b"\2" + bytes(7) + b"a\xff" + bytes(16),
+            "expected task_func in UTF-8, found byte ff at offset 21",
+        ),
+    ],
+)
+def test_an_offset_counts_from_the_start_of_the_body(spawn, body, text):
+    """However the frames arrive: behind others in one read, or alone."""
+    for ahead in (b"", FIBONACCI):
+        child = spawn()
+        child.finish(ahead + encode_frame(body))
+        (line,) = child.log_lines()
+        assert line["fields"]["err"].endswith(text)
 
 
 # ------------------------------------------------------------------------------------------------------ how it ends

@@ -192,6 +192,32 @@ def test_a_crash_in_the_middle_of_the_reply(start):
         assert run(start(command=fake(f"write(response[:{size}]); os._exit(5)")), "t") == TaskCrash(5, None)
 
 
+def test_an_executor_that_closes_stdout_and_stays_gets_no_more_than_the_timeout(start):
+    handle = start(command=fake("os.close(1); wait()"))
+    assert run(handle, "t", timeout=0.3) == TaskTimeout(0.3)
+    assert is_gone(handle.pid)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 3e9])
+def test_a_timeout_beyond_what_poll_takes(start, timeout):
+    assert run(start(), "fibonacci", 10, timeout=timeout).outputs == [55]
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "timeout", "kind"),
+    [("always_panic", [], support.DEADLINE, TaskCrash), ("sleep_and_echo", [["a"]], 0.3, TaskTimeout)],
+)
+def test_no_pipe_stays_open_once_the_executor_has_ended(executor_command, package_dir, task, values, timeout, kind):
+    before = open_files()
+    env = {**os.environ, "SPIDER_INSTRUMENT_SLEEP_US": "60000000"}
+    with ExecutorHandle(package_dir, executor_command, env, stderr=subprocess.DEVNULL) as handle:
+        assert isinstance(run(handle, task, *values, timeout=timeout), kind)
+        assert open_files() == before
+        with pytest.raises(ExecutorGone):
+            run(handle, task)
+        assert handle.shutdown() in (-signal.SIGABRT, -signal.SIGKILL)
+
+
 def test_an_executor_that_closes_stdout_and_stays(start, monkeypatch):
     monkeypatch.setattr(spider_executor, "_END_TIMEOUT", 0.2)
     handle = start(command=fake("os.close(1); wait()"))

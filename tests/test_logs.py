@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import time
 
@@ -230,12 +231,33 @@ def test_names_of_packages_and_tasks_in_the_log(spawn, build_package, tmp_path):
     child.finish()
     lines = child.log_lines()
     (loaded,) = [line["fields"] for line in lines if "loaded" in line["fields"]["message"]]
-    assert (loaded["package"], loaded["version"]) == ("odd", "0.1.0")
+    assert (loaded["package"], loaded["version"]) == (name, "0.1.0")
     assert loaded["path"] == str(tmp_path / name / f"lib{name}.so")
     (answered,) = [line for line in lines if line["level"] == "DEBUG"]
     assert (answered["fields"]["package"], answered["fields"]["task"]) == (name, task)
     (warning,) = [line["fields"] for line in lines if line["level"] == "WARN"]
-    assert warning["directory"] == name
+    assert (warning["package"], warning["declared"]) == (name, "odd")
+
+
+@pytest.mark.ours
+def test_a_package_under_another_name_is_not_loaded_again(spawn, build_package, tmp_path):
+    (tmp_path / "alias").mkdir()
+    (tmp_path / "alias" / "libalias.so").symlink_to(support.stage(tmp_path, "odd", odd.build(build_package)))
+    child = spawn(tmp_path, env={"RUST_LOG": "info"})
+    child.send(support.execute("odd", "task") + support.execute("alias", "task") + support.execute("odd", "task"))
+    child.finish()
+    fields = [line["fields"] for line in child.log_lines()]
+    assert [line["package"] for line in fields if line["message"] == "Package loaded."] == ["odd"]
+    assert [line["package"] for line in fields if "another name" in line["message"]] == ["alias"]
+
+
+@pytest.mark.ours
+def test_a_call_is_traced_before_it_is_made(spawn):
+    child = spawn(env={"RUST_LOG": "trace"})
+    child.send(support.execute("crashing", "sigsegv"))
+    assert child.wait() == -signal.SIGSEGV
+    (line,) = [json.loads(line) for line in child.stderr().split("\n") if '"TRACE"' in line]
+    assert (line["fields"]["package"], line["fields"]["task"]) == ("crashing", "sigsegv")
 
 
 # ------------------------------------------------------------------------------------------------------- class Log

@@ -189,7 +189,8 @@ def test_locate_request(request_, data):
     names = [request_.package.encode(), request_.task_func.encode()]
     assert parts == [*names, request_.raw_ctx, request_.raw_inputs]
     assert found[-2] + found[-1] == len(whole)
-    assert decode_names(whole, found) == (request_.package, request_.task_func)
+    task_at, task_size = found[2:4]
+    assert decode_names(whole[1 : task_at + task_size]) == (request_.package, request_.task_func)
 
 
 EXECUTE_P_T = "00000000 0100000000000000 70 0100000000000000 74 0100000000000000 c0 0000000000000000"
