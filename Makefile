@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 CC ?= cc
-CXX ?= c++
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
 CFLAGS ?= -O2
 CXXFLAGS ?= -O2
 VENV ?= .venv
@@ -46,16 +48,19 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/mypy
 
 # The executable file; INTERPRETER=/absolute/path/to/python3 makes it start faster, and without env.
-dist/spider-task-executor: .ci/executable.py protocol.py spider_executor.py
+dist/spider-task-executor: FORCE
 	$(PYTHON) .ci/executable.py $@ $(INTERPRETER)
+
+FORCE:
 
 $(VENV)/.dist: pyproject.toml $(VENV)/.test
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,dist)
 	@touch $@
 
-# A fixed date in the archives, that equal sources give equal files.
+# A fixed date in the archives: equal sources give equal files.
 dist: dist/spider-task-executor $(VENV)/.dist
-	rm -rf build/lib build/bdist.* dist/*.whl dist/*.tar.gz
+	@mkdir -p build
+	rm -f dist/*.whl dist/*.tar.gz
 	SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m build --outdir dist . >build/dist.log || { cat build/dist.log; exit 1; }
 	@ls dist
 
