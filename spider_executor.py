@@ -18,7 +18,6 @@ from __future__ import annotations
 import _thread
 import ctypes
 import faulthandler
-import fcntl
 import os
 import sys
 import time
@@ -225,10 +224,8 @@ class Channel:
         channel = cls(*ends)
         channel._limits = [_get_limit(resource) for resource in range(_RLIMIT_COUNT)]
         for fd in (channel.input_fd, channel.output_fd):
-            try:
-                fcntl.fcntl(fd, _F_SETPIPE_SZ, 1 << 20)
-            except OSError:
-                pass  # Not a pipe, or more than an unprivileged user may have.
+            # Fails if it is no pipe, or if that is more than an unprivileged user may have.
+            _libc.fcntl(fd, _F_SETPIPE_SZ, 1 << 20)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         if null > 2:
@@ -293,7 +290,7 @@ class Channel:
 
 _PAGE = 4096
 _FRAME_MAX = FRAME_BODY_MAX + _PAGE
-_F_SETPIPE_SZ = 1031
+_F_DUPFD_CLOEXEC, _F_SETPIPE_SZ = 1030, 1031
 _RLIMIT_NOFILE = 7
 _RLIMIT_COUNT = 16
 # Above the descriptors that a program closes in a loop, if the limit on open files lets us go there.
@@ -309,8 +306,11 @@ def _move_high(fd: int) -> int:
         # A descriptor stays valid when the limit goes back below its number.
         _libc.setrlimit(_RLIMIT_NOFILE, (c_ulong * 2)(ceiling, hard))
     try:
-        lowest = max(3, min(_HIGH_FD, max(soft, ceiling) - 16))
-        duplicate: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+        os.fstat(fd)
+        # Of libc, as all of fcntl here: the module would be one more import at start.
+        duplicate: int = _libc.fcntl(fd, _F_DUPFD_CLOEXEC, max(3, min(_HIGH_FD, max(soft, ceiling) - 16)))
+        if duplicate < 0:
+            raise OSError("no descriptor is left for it")
         return duplicate
     finally:
         _libc.setrlimit(_RLIMIT_NOFILE, limit)

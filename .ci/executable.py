@@ -12,6 +12,7 @@ files, byte for byte.
 import ast
 import importlib.util
 import marshal
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -41,12 +42,21 @@ FROM_SOURCES = """\
 sys.path.insert(0, sys.argv[0])
 import spider_executor
 """
-# The string stands for what main puts in its place, the names of the modules and their code.
+# The string stands for what main puts in its place: the names of the modules and their code. That of the command line
+# is apart, since an executor does without it.
 FROM_BYTECODE = """\
 for name, code in "modules":
     spider_executor = sys.modules[name] = type(sys)(name)
     exec(code, spider_executor.__dict__)
+if len(sys.argv) == 1:
+    gc.enable()
+    spider_executor.serve_process()
+import marshal
+import zipimport
+archive = zipimport.zipimporter(sys.argv[0])
+exec(marshal.loads(archive.get_data("command_line")), spider_executor.__dict__)
 """
+COMMAND_LINE = re.compile(r"^# -+ command line$", re.MULTILINE)
 
 # Not to be checked against the sources: https://peps.python.org/pep-0552/
 UNCHECKED_HASH = (0b01).to_bytes(4, "little")
@@ -86,13 +96,19 @@ def first_line(interpreter):
 
 def main(target, interpreter=None):
     sources = {name: (ROOT / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
-    modules = tuple((name, compiled(name, source)) for name, source in sources.items())
+    served, command_line = COMMAND_LINE.split(sources["spider_executor"])
+    modules = (
+        ("protocol", compiled("protocol", sources["protocol"])),
+        ("spider_executor", compiled("spider_executor", served)),
+    )
+    # Blank lines in front keep the numbers of the lines.
+    command_line = compiled("spider_executor", "\n" * served.count("\n") + command_line)
     start = compiled("__main__", START + FROM_BYTECODE + FINISH)
     start = start.replace(co_consts=tuple(modules if value == "modules" else value for value in start.co_consts))
 
     sources["__main__"] = START + FROM_SOURCES + FINISH
     header = importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + importlib.util.source_hash(sources["__main__"].encode())
-    members = [("__main__.pyc", header + marshal.dumps(start))]
+    members = [("__main__.pyc", header + marshal.dumps(start)), ("command_line", marshal.dumps(command_line))]
     members += [(f"{name}.py", source) for name, source in sources.items()]
 
     target = Path(target)
