@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 
+import hostile
 import odd
 import pytest
 import support
@@ -464,3 +465,19 @@ def test_outputs_of_zero_bytes_are_sent_on(spawn, build_package, tmp_path):
     child = spawn(tmp_path)
     child.send(encode_frame(encode_request(Execute("odd", "outputs", b"", b""))))
     assert child.receive().outcome == Success(b"")
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.ours
+def test_the_names_of_tasks_do_not_fill_the_memory(spawn):
+    child = spawn()
+    sizes = []
+    for first in range(0, 60_000, 500):
+        child.send(b"".join(support.execute("complex", f"no task {n}") for n in range(first, first + 500)))
+        for _ in range(500):
+            assert isinstance(support.outcome(child.receive()), protocol.TaskError)
+        sizes.append(hostile.memory(child.pid, "VmRSS"))
+    # A call that is kept takes most of a KiB, and 40,000 more of them would.
+    assert sizes[-1] - sizes[39] < 8 << 20
