@@ -214,11 +214,14 @@ typedef union spider__block {
 
 /* A list, tuple, struct or map that is being read. */
 typedef struct spider__level {
-    const char *names;  /* of a struct's fields, otherwise NULL */
-    const uint8_t *map; /* a struct that came as a map: where it starts */
-    uint32_t index;     /* values begun */
-    uint32_t count;     /* values to read: two for each pair of a map */
-    bool pairs;         /* a map */
+    const char *names;    /* of a struct's fields, otherwise NULL */
+    const uint8_t *entry; /* a struct that came as a map: its first entry that was not looked at. Otherwise NULL */
+    uint32_t entries;     /* from `entry` on */
+    bool at_entry;        /* the value being read is that of the last entry looked at: `entry` is where it ends */
+    bool pairs;           /* a map */
+    uint32_t index;       /* values begun */
+    uint32_t count;       /* values to read: two for each pair of a map */
+    size_t first_field;   /* a struct that came as a map: where the reader's `fields` has its own */
 } spider__level;
 
 struct spider_reader {
@@ -236,6 +239,9 @@ struct spider_reader {
     bool begun;    /* `position` is at a value that has been peeked at */
     bool optional; /* the field that is sought may be absent; then it is */
     bool absent;
+    const uint8_t **fields; /* the values of structs that come as maps, where found so far; malloc'ed */
+    size_t field_count;
+    size_t field_capacity;
     spider__level levels[SPIDER__MAX_DEPTH];
 };
 
@@ -466,7 +472,7 @@ SPIDER__FUNCTION void spider__fail_with(spider_task *task, spider_error kind, co
 
 /* Makes the task fail, with a message as of printf; does nothing if it has failed before. Bytes that are not UTF-8
  * become '?'. The caller keeps what it passes. */
-__attribute__((format(printf, 3, 4)))
+__attribute__((format(printf, 3, 4), nonnull(3)))
 SPIDER__FUNCTION void spider_fail(spider_task *task, spider_error kind, const char *format, ...)
 {
     va_list arguments;
@@ -539,6 +545,7 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
         {SPIDER_ARRAY, 2},     {SPIDER_ARRAY, 4},     {SPIDER_MAP, 2},       {SPIDER_MAP, 4},
     };
     uint8_t marker;
+    head->type = SPIDER_END;
     head->bits = 0;
     head->size = 0;
     head->body = at;
@@ -590,7 +597,28 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
     return head->type == SPIDER_STRING || head->type == SPIDER_BINARY ? at + head->size : at;
 }
 
-/* Steps over one value, however deep it is. NULL: it is truncated, or holds an extension type. */
+/* Steps over what is behind the marker of an extension. NULL: it is truncated, or the marker is c1, which is reserved. */
+SPIDER__FUNCTION const uint8_t *spider__skip_extension(const uint8_t *at, const uint8_t *end)
+{
+    uint8_t marker = at[-1];
+    uint64_t size = UINT64_C(1) << (marker & 3); /* of d4 to d7 */
+    if (marker == 0xc1) {
+        return NULL;
+    }
+    if (marker == 0xd8) {
+        size = 16;
+    } else if (marker < 0xd4) { /* c7, c8, c9 */
+        unsigned width = 1u << (marker - 0xc7);
+        if ((size_t)(end - at) < width) {
+            return NULL;
+        }
+        size = spider__load_be(at, width);
+        at += width;
+    }
+    return (size_t)(end - at) > size ? at + 1 + size : NULL; /* a byte of type, and the data */
+}
+
+/* Steps over one value, however deep it is. NULL: it is truncated, or holds the reserved marker c1. */
 SPIDER__FUNCTION const uint8_t *spider__skip(const uint8_t *at, const uint8_t *end)
 {
     uint64_t values = 1;
@@ -600,7 +628,7 @@ SPIDER__FUNCTION const uint8_t *spider__skip(const uint8_t *at, const uint8_t *e
         values--;
         if (at != NULL) {
             if (head.type == SPIDER_EXTENSION) {
-                return NULL;
+                at = spider__skip_extension(at, end);
             }
             values += head.type == SPIDER_ARRAY ? head.size : head.type == SPIDER_MAP ? 2 * (uint64_t)head.size : 0;
         }
@@ -671,6 +699,9 @@ SPIDER__FUNCTION void spider__describe_position(const spider_reader *in, char *t
         const spider__level *level = &in->levels[i];
         uint32_t index = level->index - 1;
         size_t left = size - used;
+        if (level->index == 0) { /* it is itself what is wrong: none of its values has begun */
+            return;
+        }
         if (left < 64) { /* as good as a text of this depth can be */
             snprintf(text + used, left, "[...]");
             return;
@@ -720,6 +751,16 @@ SPIDER__FUNCTION void spider__truncated(spider_reader *in, const char *expected)
     spider__unexpected(in, expected, "the end of the bytes (truncated)");
 }
 
+/* Steps over one value. NULL after an error. */
+SPIDER__FUNCTION const uint8_t *spider__skip_value(spider_reader *in, const uint8_t *at)
+{
+    const uint8_t *after = spider__skip(at, in->end);
+    if (after == NULL) {
+        spider__unexpected(in, "a value", "truncated bytes, or the reserved marker c1");
+    }
+    return after;
+}
+
 /* Prepares a reader for a payload (`framed`) or for one bare value. The reader borrows the bytes. */
 SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool framed, const uint8_t *data,
                                    size_t size)
@@ -730,6 +771,7 @@ SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool fr
     in->optional = false;
     in->absent = false;
     in->depth = 0;
+    in->field_count = 0;
     in->index = 0;
     in->count = framed ? 0 : 1;
     in->start = data;
@@ -782,35 +824,57 @@ SPIDER__FUNCTION bool spider__begin_top(spider_reader *in, const char *expected)
     return true;
 }
 
-/* Goes to a field of a struct that came as a map, whose entries may be in any order. */
-SPIDER__FUNCTION bool spider__seek_field(spider_reader *in, const spider__level *level, const char *expected)
+/* Looks at the entries of a struct that came as a map until the value of that field is found, and remembers those of
+ * other fields. A field after the last: looks at all of them. Fields that come in their order are so read in passing. */
+SPIDER__FUNCTION void spider__find_field(spider_reader *in, spider__level *level, uint32_t field)
 {
-    spider__head head;
-    const uint8_t *at = spider__decode(level->map, in->end, &head);
-    uint32_t pairs = head.size;
-    const uint8_t *value = NULL;
-    while (pairs-- > 0) {
-        const uint8_t *key_end = at == NULL ? NULL : spider__skip(at, in->end);
-        if (key_end == NULL) {
-            spider__truncated(in, expected);
-            return false;
+    const uint8_t **fields = in->fields + level->first_field;
+    if (level->at_entry) {
+        level->entry = in->position;
+        level->at_entry = false;
+    }
+    while (level->entries > 0 && (field == level->count || fields[field] == NULL)) {
+        const uint8_t *value = spider__skip_value(in, level->entry);
+        spider__head key;
+        uint32_t match;
+        if (value == NULL) {
+            return;
         }
-        spider__decode(at, in->end, &head);
-        at = spider__skip(key_end, in->end);
-        if (spider__match_name(level->names, &head) == level->index - 1) {
-            if (value != NULL) {
-                spider__unexpected(in, expected, "the field twice");
-                return false;
+        spider__decode(level->entry, in->end, &key);
+        level->entries--;
+        match = spider__match_name(level->names, &key);
+        if (match != UINT32_MAX) {
+            if (fields[match] != NULL) {
+                level->index = match + 1;
+                spider__unexpected(in, "one value", "the field twice");
+                return;
             }
-            value = key_end;
+            fields[match] = value;
+        }
+        if (match == field) {
+            level->at_entry = true;
+            return;
+        }
+        level->entry = spider__skip_value(in, value);
+        if (level->entry == NULL) {
+            return;
         }
     }
-    in->absent = value == NULL;
+}
+
+/* Goes to the next field of a struct that came as a map. */
+SPIDER__FUNCTION bool spider__seek_field(spider_reader *in, spider__level *level, const char *expected)
+{
+    spider__find_field(in, level, level->index - 1);
+    if (in->task->spider__failed) {
+        return false;
+    }
+    in->position = in->fields[level->first_field + level->index - 1];
+    in->absent = in->position == NULL;
     if (in->absent && !in->optional) {
         spider__unexpected(in, expected, "no such field");
         return false;
     }
-    in->position = value;
     return true;
 }
 
@@ -829,7 +893,7 @@ SPIDER__FUNCTION bool spider__begin(spider_reader *in, const char *expected)
     }
     level = &in->levels[in->depth - 1];
     level->index++;
-    return level->map == NULL || spider__seek_field(in, level, expected);
+    return level->entry == NULL || spider__seek_field(in, level, expected);
 }
 
 /* Decodes the head of the next value and steps behind it. */
@@ -853,22 +917,43 @@ SPIDER__FUNCTION bool spider__take(spider_reader *in, const char *expected, spid
 SPIDER__FUNCTION void spider__done(spider_reader *in)
 {
     while (in->depth > 0 && in->levels[in->depth - 1].index == in->levels[in->depth - 1].count) {
-        const spider__level *level = &in->levels[in->depth - 1];
-        if (level->map != NULL) {
-            const uint8_t *after = spider__skip(level->map, in->end);
-            if (after == NULL) {
-                spider__truncated(in, "a map");
+        spider__level *level = &in->levels[in->depth - 1];
+        if (level->entry != NULL) {
+            spider__find_field(in, level, level->count);
+            if (in->task->spider__failed) {
                 return;
             }
-            in->position = after;
+            in->position = level->entry;
+            in->field_count = level->first_field;
         }
         in->depth--;
     }
 }
 
-/* Opens a list or tuple; the names make it a struct, the map one that came as a map. Two values to a pair of a map. */
+/* Room for the fields of a struct that comes as a map, none of them found yet. */
+SPIDER__FUNCTION bool spider__push_fields(spider_reader *in, uint32_t count)
+{
+    size_t needed = in->field_count + count;
+    if (needed > in->field_capacity) {
+        size_t capacity = 2 * needed + 16;
+        const uint8_t **fields = (const uint8_t **)realloc((void *)in->fields, capacity * sizeof *fields);
+        if (fields == NULL) {
+            spider_fail(in->task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for %zu fields", needed);
+            return false;
+        }
+        in->fields = fields;
+        in->field_capacity = capacity;
+    }
+    while (in->field_count < needed) {
+        in->fields[in->field_count++] = NULL;
+    }
+    return true;
+}
+
+/* Opens a list, tuple or struct, or a map, which has two values to a pair. `map` is the head of a struct that came as a
+ * map, otherwise NULL. */
 SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names,
-                                    const uint8_t *map)
+                                    const spider__head *map)
 {
     spider__level *level = &in->levels[in->depth];
     if (in->depth == SPIDER__MAX_DEPTH) {
@@ -876,10 +961,19 @@ SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pair
         return false;
     }
     level->names = names;
-    level->map = map;
+    level->entry = NULL;
+    level->at_entry = false;
+    level->pairs = pairs;
     level->index = 0;
     level->count = count;
-    level->pairs = pairs;
+    if (map != NULL) {
+        level->entry = in->position;
+        level->entries = map->size;
+        level->first_field = in->field_count;
+        if (!spider__push_fields(in, count)) {
+            return false;
+        }
+    }
     in->depth++;
     spider__done(in); /* it may be empty */
     return !in->task->spider__failed;
@@ -933,13 +1027,11 @@ SPIDER__FUNCTION void spider_skip(spider_reader *in)
         return;
     }
     in->begun = false;
-    after = spider__skip(in->position, in->end);
-    if (after == NULL) {
-        spider__unexpected(in, "a value", "truncated bytes, or a reserved or extension type");
-        return;
+    after = spider__skip_value(in, in->position);
+    if (after != NULL) {
+        in->position = after;
+        spider__done(in);
     }
-    in->position = after;
-    spider__done(in);
 }
 
 SPIDER__FUNCTION void spider_read_nil(spider_reader *in)
@@ -1163,19 +1255,13 @@ SPIDER__FUNCTION void spider_read_tuple(spider_reader *in, uint32_t count)
 SPIDER__FUNCTION void spider_read_struct(spider_reader *in, const char *names)
 {
     uint32_t count = spider__count_names(names);
-    const uint8_t *start;
     spider__head head;
     char expected[160];
-    if (!spider__begin(in, "struct")) {
-        return;
-    }
-    start = in->position;
-    in->begun = true;
     if (!spider__take(in, "struct", &head)) {
         return;
     }
     if (head.type == SPIDER_MAP) {
-        spider__enter(in, count, false, names, start);
+        spider__enter(in, count, false, names, &head);
         return;
     }
     if (head.type != SPIDER_ARRAY || head.size != count) {
@@ -1556,6 +1642,8 @@ SPIDER__FUNCTION void spider__start(spider__call *call)
     call->task.graph_outputs = &call->graph_outputs;
     call->task.out = &call->out;
     call->in.task = call->graph_outputs.task = call->out.task = &call->task;
+    call->in.fields = call->graph_outputs.fields = NULL;
+    call->in.field_capacity = call->graph_outputs.field_capacity = 0;
     call->has_graph_buffer = false;
     spider__open(&call->in, "inputs", true, (const uint8_t *)"", 0);
     spider__open(&call->graph_outputs, "graph_outputs", true, NULL, 0);
@@ -1719,6 +1807,8 @@ SPIDER__FUNCTION spider_result spider__finish(spider__call *call)
             spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for 4 bytes of outputs");
         }
     }
+    free((void *)call->in.fields);
+    free((void *)call->graph_outputs.fields);
     while (task->spider__memory != NULL) {
         spider__block *block = task->spider__memory;
         task->spider__memory = block->next;

@@ -6,6 +6,7 @@ through a real executor, and through tests/sdk/driver.c under the sanitizers.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from typing import Any, Iterator, NamedTuple
@@ -359,16 +360,31 @@ def structs() -> Iterator[Case]:
         {0: 7, 1: "é", 2: [1, 200]},
         {b"name": "é", b"data": b"\x01\xc8", b"id": 7},
         {None: 1, 1.5: 2, **fields},
+        *(dict(order) for order in itertools.permutations([*fields.items(), ("other", {"id": [1]})])),
     ]
     for form in good:
         yield Case("struct", payload(pack(form)), payload(pack(value)))
         yield Case("struct", payload(pack(form) + b"behind"), payload(pack(value)))
+    # Extensions that nobody wants are stepped over, and each is cut at its end; c1 is no value at all.
+    damaged = "expected a value, found truncated bytes, or the reserved marker c1"
+    for extension in (
+        b"\xd4\1a", b"\xd5\1ab", b"\xd6\1" + b"a" * 4, b"\xd7\1" + b"a" * 8, b"\xd8\1" + b"a" * 16,
+        b"\xc7\0\1", b"\xc7\2\1ab", b"\xc8\0\2\1ab", b"\xc9\0\0\0\2\1ab",
+    ):  # fmt: skip
+        packed = b"\x84" + pack(fields)[1:] + pack("other")
+        yield Case("struct", payload(packed + extension), payload(pack(value)))
+        yield Case("struct", payload(b"\x84" + pack("other") + extension + pack(fields)[1:]), payload(pack(value)))
+        for size in range(len(extension)):
+            yield Case("struct", payload(packed + extension[:size]), wrong(f"inputs[0].data: {damaged}"))
+    yield Case("struct", payload(b"\x84" + pack("other") + b"\xc1" + pack(fields)[1:]), wrong(f"inputs[0].id: {damaged}"))
     for field, kind in (("id", "uint64"), ("name", "string"), ("data", "Bytes")):
         less = {key: value for key, value in fields.items() if key != field}
         text = f"inputs[0].{field}: expected {kind}, found no such field"
         yield Case("struct", payload(pack(less)), wrong(text))
-        twice = b"\x84" + pack(fields)[1:] + pack(field) + pack(fields[field])
-        yield Case("struct", payload(twice), wrong(f"inputs[0].{field}: expected {kind}, found the field twice"))
+        again = pack(field) + pack(fields[field])
+        for twice in (pack(fields)[1:] + again, again + pack(fields)[1:]):
+            text = f"inputs[0].{field}: expected one value, found the field twice"
+            yield Case("struct", payload(b"\x84" + twice), wrong(text))
         bad = {**fields, field: None}
         yield Case("struct", payload(pack(bad)), wrong(f"inputs[0].{field}: expected {kind}, found nil"))
     for size in (0, 1, 2, 4, 16, 65536):

@@ -151,6 +151,18 @@ def test_reads_partly_and_skips(sdk_odd):
     assert outcome.outputs == [7, 1]
 
 
+@pytest.mark.parametrize("packed", ["81a16101", "82a161c0a16290", "90", "80", "81a26161", "81c1c1", "82a16101", "81"])
+def test_a_struct_of_no_fields(sdk_odd, packed):
+    """It may come with fields that are not known, but not damaged."""
+    case = sdk_cases.Case("no_fields", sdk_cases.payload(bytes.fromhex(packed)), b"")
+    outcome = ask(sdk_odd, "odd", case)
+    if packed in ("81a16101", "82a161c0a16290", "90", "80"):
+        assert outcome == sdk_cases.payload(b"\xc0")
+    else:
+        assert isinstance(outcome, DeserializationError)
+        assert outcome.text.startswith("inputs[0]: expected ")
+
+
 @pytest.fixture(scope="module")
 def sdk_odd(executor_command, tmp_path_factory, build_package):
     directory = tmp_path_factory.mktemp("odd")

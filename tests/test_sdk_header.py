@@ -46,6 +46,7 @@ def compile_strictly(compiler: str, standard: str, source: Path, output: Path, *
 def test_c_without_a_warning(compiler, tmp_path):
     for source in ("kitchen_sink.c", "integration_test_tasks.c", "complex.c"):
         compile_strictly(compiler, "c99", NATIVE / source, tmp_path / "x.so", "-O1")
+    compile_strictly(compiler, "c99", NATIVE / "complex.c", tmp_path / "x.so", "-O2", "-fsanitize=undefined")
     compile_strictly(compiler, "c11", NATIVE / "kitchen_sink.c", tmp_path / "x.so")
 
 
@@ -185,6 +186,23 @@ def test_two_source_files(build_package, tmp_path):
     )
     text = "inputs[0][value 1]: expected int64, found a string of length 1"
     assert error == TaskError(protocol.DeserializationError(text))
+
+
+def test_structs_as_maps_are_read_in_one_pass(build_package):
+    """However deep they are nested, and however many fields and other entries they have."""
+    package = TdlPackage.load(str(build_package(SDK / "steps.c", "-finstrument-functions")))
+
+    def steps_per_entry(task: str, value: object, entries: int) -> float:
+        outcome = package.execute(task, CONTEXT, protocol.pack_values(value))
+        assert isinstance(outcome, protocol.Success), outcome
+        return protocol.unpack_values(outcome.outputs)[0] / entries
+
+    node: object = {"other": [None] * 10_000, "next": None, "last": 1}
+    for _ in range(400):
+        node = {"next": node, "last": 1}
+    assert 1 < steps_per_entry("nested", node, 10_000 + 800) < 40
+    wide = {**dict.fromkeys("abcdefgh", 1), **{i: i for i in range(100, 20_000)}}
+    assert 1 < steps_per_entry("wide", wide, 20_000) < 40
 
 
 # ---- native/README.md ----

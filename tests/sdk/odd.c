@@ -137,6 +137,13 @@ static void third_of_three(spider_task *task)
     spider_write_uint32(task->out, pairs);
 }
 
+/* A struct of no fields, which may come as a map of others. */
+static void no_fields(spider_task *task)
+{
+    spider_read_struct(task->in, "");
+    spider_write_nil(task->out);
+}
+
 SPIDER_TDL_PACKAGE("odd", NULL,
     {"too_few_elements", too_few_elements},
     {"bad_utf8", bad_utf8},
@@ -150,4 +157,5 @@ SPIDER_TDL_PACKAGE("odd", NULL,
     {"reads_on", reads_on},
     {"touch", touch},
     {"peek_and_touch", peek_and_touch},
-    {"third_of_three", third_of_three});
+    {"third_of_three", third_of_three},
+    {"no_fields", no_fields});
