@@ -36,12 +36,13 @@
  *   Memory     Everything that a reader or spider_alloc returns belongs to the task: it is valid until the task
  *              function returns, and is not to be freed. Nothing in this header asks its caller to free anything.
  *   Threads    A task and its readers and writers belong to the thread that called it. There is no global state
- *              beside the table of tasks, which is made while the library is loaded and does not change.
+ *              beside the table of tasks, which is made before the first call of one and does not change.
  *
  * The four __spider_tdl_package_… symbols that SPIDER_TDL_PACKAGE defines are all that is exported.
  * Other source files of the same package may include the header as well; one of them declares the package.
  *
- * Define SPIDER_TDL_WITH_ZSTD (and link with -lzstd) for commit tasks whose graph outputs may exceed 1,024 bytes.
+ * Define SPIDER_TDL_WITH_ZSTD (and link with -lzstd) for commit tasks whose graph outputs may exceed 1,024 bytes; it
+ * counts in the file that declares the package.
  */
 #ifndef SPIDER_TDL_H
 #define SPIDER_TDL_H
@@ -151,14 +152,15 @@ typedef struct spider_task {
 
     bool spider__failed;
     bool spider__gave_binary; /* some of the inputs' bytes are the author's that were not checked for UTF-8 */
-    uint8_t *spider__error;   /* the first error in msgpack, malloc'ed; NULL if there was no memory for it */
+    uint8_t *spider__error;   /* the first error in msgpack, malloc'ed; NULL if there was no memory at all for it */
     size_t spider__error_size;
+    uint8_t *spider__spare; /* becomes the error if there is no memory for it; NULL if there was none for this */
     union spider__block *spider__memory; /* what spider_alloc gave out */
 } spider_task;
 
 typedef void (*spider_task_function)(spider_task *task);
 
-/* An element of the table in SPIDER_TDL_PACKAGE. */
+/* An element of the table in SPIDER_TDL_PACKAGE. The name must stay as it is as long as the package is loaded. */
 typedef struct spider_task_entry {
     const char *name;
     spider_task_function function;
@@ -203,8 +205,10 @@ typedef struct spider__package {
     const spider_task_entry *tasks;
     uint32_t task_count;
     uint32_t slot_count;
-    uint32_t *slots;       /* hash table of 1 + position in `tasks`; 0 is free */
-    const char *duplicate; /* a name that two tasks have, or NULL */
+    uint32_t *slots; /* hash table of 1 + position in `tasks`; 0 is free */
+    bool indexed;    /* the hash table is complete */
+    uint8_t *spare;  /* room for an error when there is no memory: SPIDER__SPARE_SIZE bytes, malloc'ed; or NULL */
+    bool (*decompress)(spider_task *task, spider_bytes *data); /* zstd; NULL: not compiled in */
 } spider__package;
 
 typedef union spider__block {
@@ -424,8 +428,12 @@ SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
     return i;
 }
 
-/* Makes room for an error of `size` bytes of text and returns where they go. NULL: no memory, or not the first. */
-SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kind, size_t size)
+#define SPIDER__SPARE_SIZE 160
+#define SPIDER__SPARE_TEXT 120 /* what is left of it for a text, at least */
+
+/* Makes room for an error of `*size` bytes of text and returns where they go. Without memory the text must do with less,
+ * and then `*size` is that. NULL: not even that, or not the first. */
+SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kind, size_t *size)
 {
     const char *name = kind == SPIDER_TASK_NOT_FOUND          ? "TaskNotFound"
                        : kind == SPIDER_DESERIALIZATION_ERROR ? "DeserializationError"
@@ -434,22 +442,27 @@ SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kin
                        : kind == SPIDER_INVALID_TASK_CONTEXT  ? "InvalidTaskContext"
                                                               : "Custom";
     size_t name_size = strlen(name);
-    size_t header = 1 + 1 + name_size + spider__string_header_size(size);
+    size_t header = 1 + 1 + name_size;
     uint8_t *at;
     if (task->spider__failed) {
         return NULL;
     }
     task->spider__failed = true;
-    at = (uint8_t *)malloc(header + size + 1); /* vsnprintf adds a NUL */
+    at = (uint8_t *)malloc(header + 5 + *size + 1); /* vsnprintf adds a NUL */
     if (at == NULL) {
-        return NULL;
+        at = task->spider__spare;
+        task->spider__spare = NULL;
+        if (at == NULL) {
+            return NULL;
+        }
+        *size = *size < SPIDER__SPARE_TEXT ? *size : SPIDER__SPARE_TEXT;
     }
     task->spider__error = at;
-    task->spider__error_size = header + size;
+    task->spider__error_size = header + spider__string_header_size(*size) + *size;
     *at++ = 0x81;
     at = spider__string_header(at, name_size);
     memcpy(at, name, name_size);
-    return spider__string_header(at + name_size, size);
+    return spider__string_header(at + name_size, *size);
 }
 
 /* An error text that is not UTF-8 would be lost on its way. */
@@ -463,7 +476,7 @@ SPIDER__FUNCTION void spider__mend_utf8(uint8_t *text, size_t size)
 
 SPIDER__FUNCTION void spider__fail_with(spider_task *task, spider_error kind, const void *text, size_t size)
 {
-    uint8_t *at = spider__error_text(task, kind, size);
+    uint8_t *at = spider__error_text(task, kind, &size);
     if (at != NULL) {
         memcpy(at, text, size);
         spider__mend_utf8(at, size);
@@ -477,17 +490,18 @@ SPIDER__FUNCTION void spider_fail(spider_task *task, spider_error kind, const ch
 {
     va_list arguments;
     va_list again;
-    int size;
+    int length;
     va_start(arguments, format);
     va_copy(again, arguments);
-    size = vsnprintf(NULL, 0, format, arguments);
-    if (size < 0) { /* such as %ls with characters that the locale lacks */
+    length = vsnprintf(NULL, 0, format, arguments);
+    if (length < 0) { /* such as %ls with characters that the locale lacks */
         spider__fail_with(task, kind, format, strlen(format));
     } else {
-        uint8_t *text = spider__error_text(task, kind, (size_t)size);
+        size_t size = (size_t)length;
+        uint8_t *text = spider__error_text(task, kind, &size);
         if (text != NULL) {
-            vsnprintf((char *)text, (size_t)size + 1, format, again);
-            spider__mend_utf8(text, (size_t)size);
+            vsnprintf((char *)text, size + 1, format, again);
+            spider__mend_utf8(text, size);
         }
     }
     va_end(again);
@@ -501,7 +515,7 @@ SPIDER__FUNCTION bool spider_ok(const spider_task *task)
 }
 
 /* Zeroed memory for `count` things of `size` bytes, which lives as long as the call. Without memory the task fails
- * with an ExecutionError, and NULL is returned. (`count` may come from spider_read_list: it never exceeds the
+ * with a SerializationError, and NULL is returned. (`count` may come from spider_read_list: it never exceeds the
  * bytes that are there.) */
 SPIDER__FUNCTION void *spider_alloc(spider_task *task, size_t count, size_t size)
 {
@@ -510,7 +524,7 @@ SPIDER__FUNCTION void *spider_alloc(spider_task *task, size_t count, size_t size
         block = (spider__block *)calloc(1, sizeof *block + count * size);
     }
     if (block == NULL) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "out of memory: no room for %zu times %zu bytes", count, size);
+        spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for %zu times %zu bytes", count, size);
         return NULL;
     }
     block->next = task->spider__memory;
@@ -777,7 +791,7 @@ SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool fr
     in->start = data;
     in->next = data;
     in->limit = size == 0 ? data : data + size;
-    if (!framed || size == 0) { /* a cleanup task's payload has not even a count */
+    if (!framed || data == NULL || (size == 0 && in == in->task->in)) { /* a cleanup task's inputs lack even a count */
         return;
     }
     if (size < 4) {
@@ -1603,24 +1617,33 @@ SPIDER__FUNCTION uint32_t *spider__find_slot(const spider__package *package, con
     return &package->slots[slot];
 }
 
-/* Called while the library is loaded, before anything else can call into it. */
-SPIDER__FUNCTION void spider__index_tasks(spider__package *package)
+/* Called before the first task: not while the library is loaded, when the entries may not have been computed yet. */
+SPIDER__FUNCTION bool spider__index_tasks(spider_task *task, spider__package *package)
 {
     uint32_t i;
-    for (i = 0; i < package->task_count; i++) {
+    for (i = 0; i < package->task_count && !package->indexed; i++) {
         const char *name = package->tasks[i].name;
-        uint32_t *slot = spider__find_slot(package, (const uint8_t *)name, strlen(name));
-        if (*slot != 0) {
-            package->duplicate = name;
-        } else {
-            *slot = i + 1;
+        uint32_t *slot;
+        if (name == NULL || package->tasks[i].function == NULL) {
+            spider_fail(task, SPIDER_EXECUTION_ERROR, "the package's tasks[%" PRIu32 "] has no %s", i,
+                        name == NULL ? "name" : "function");
+            return false;
         }
+        slot = spider__find_slot(package, (const uint8_t *)name, strlen(name));
+        if (*slot != 0 && *slot != i + 1) {
+            spider_fail(task, SPIDER_EXECUTION_ERROR, "the package has two tasks named \"%s\"", name);
+            return false;
+        }
+        *slot = i + 1;
     }
+    package->indexed = true;
+    return true;
 }
 
 /* A call with everything that belongs to it; on the stack of spider__execute. */
 typedef struct spider__call {
     spider_task task;
+    spider__package *package;
     spider_reader in;
     spider_reader graph_outputs;
     spider_writer out;
@@ -1634,10 +1657,15 @@ SPIDER__FUNCTION const uint8_t *spider__data(spider_view view)
     return view.length == 0 ? (const uint8_t *)"" : (const uint8_t *)view.pointer;
 }
 
-SPIDER__FUNCTION void spider__start(spider__call *call)
+SPIDER__FUNCTION void spider__start(spider__call *call, spider__package *package)
 {
     memset(&call->task, 0, sizeof call->task);
     memset(&call->out, 0, sizeof call->out);
+    call->package = package;
+    call->task.spider__spare = __atomic_exchange_n(&package->spare, (uint8_t *)NULL, __ATOMIC_ACQ_REL);
+    if (call->task.spider__spare == NULL) {
+        call->task.spider__spare = (uint8_t *)malloc(SPIDER__SPARE_SIZE);
+    }
     call->task.in = &call->in;
     call->task.graph_outputs = &call->graph_outputs;
     call->task.out = &call->out;
@@ -1649,18 +1677,22 @@ SPIDER__FUNCTION void spider__start(spider__call *call)
     spider__open(&call->graph_outputs, "graph_outputs", true, NULL, 0);
 }
 
+/* The package has the function that its own file was compiled with: no other function depends on the macro, so it does
+ * not matter how other files were compiled. */
 #ifdef SPIDER_TDL_WITH_ZSTD
-/* Grows with what comes out, whatever size the frame declares. The memory is the task's. */
-SPIDER__FUNCTION spider_bytes spider__decompress(spider_task *task, const uint8_t *data, size_t size)
+#define SPIDER__DECOMPRESS spider__decompress
+
+/* Grows with what comes out, whatever size the frame declares. The memory is the task's. False after an error. */
+SPIDER__FUNCTION bool spider__decompress(spider_task *task, spider_bytes *bytes)
 {
-    spider_bytes value = {(const uint8_t *)"", 0};
+    size_t size = bytes->size;
     ZSTD_DStream *stream = ZSTD_createDStream();
-    ZSTD_inBuffer source = {data, size, 0};
+    ZSTD_inBuffer source = {bytes->data, size, 0};
     ZSTD_outBuffer target = {NULL, 0, 0};
     size_t state = stream == NULL ? 0 : ZSTD_initDStream(stream);
     if (stream == NULL) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "out of memory: no room for zstd");
-        return value;
+        spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for zstd");
+        return false;
     }
     do {
         if (target.pos == target.size) {
@@ -1685,10 +1717,12 @@ SPIDER__FUNCTION spider_bytes spider__decompress(spider_task *task, const uint8_
         spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
                     "graph_outputs: expected the end of a zstd frame, found the end of the bytes (truncated)");
     }
-    value.data = (const uint8_t *)target.dst;
-    value.size = target.pos;
-    return value;
+    bytes->data = (const uint8_t *)target.dst;
+    bytes->size = target.pos;
+    return !task->spider__failed;
 }
+#else
+#define SPIDER__DECOMPRESS NULL
 #endif
 
 /* Graph outputs are looked into when a task asks for them. */
@@ -1706,19 +1740,16 @@ SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
         }
         spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
                     "%s: expected a first byte of 0 (plain) or 1 (zstd), found %s", in->label, found);
-    } else if (buffer.data[0] == 0) {
-        spider__open(in, in->label, true, buffer.data + 1, buffer.size - 1);
-    } else {
-#ifdef SPIDER_TDL_WITH_ZSTD
-        buffer = spider__decompress(task, buffer.data + 1, buffer.size - 1);
-        if (!task->spider__failed) {
-            spider__open(in, in->label, true, buffer.data, buffer.size);
-        }
-#else
+    } else if (buffer.data[0] == 1 && call->package->decompress == NULL) {
         spider_fail(task, SPIDER_INVALID_TASK_CONTEXT,
                     "%s: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD",
                     in->label);
-#endif
+    } else {
+        bool plain = *buffer.data++ == 0;
+        buffer.size--;
+        if (plain || call->package->decompress(task, &buffer)) {
+            spider__open(in, in->label, true, buffer.data, buffer.size);
+        }
     }
     return !task->spider__failed;
 }
@@ -1807,6 +1838,7 @@ SPIDER__FUNCTION spider_result spider__finish(spider__call *call)
             spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for 4 bytes of outputs");
         }
     }
+    free(__atomic_exchange_n(&call->package->spare, task->spider__spare, __ATOMIC_ACQ_REL));
     free((void *)call->in.fields);
     free((void *)call->graph_outputs.fields);
     while (task->spider__memory != NULL) {
@@ -1830,20 +1862,12 @@ SPIDER__FUNCTION spider_result spider__finish(spider__call *call)
     return result;
 }
 
-SPIDER__FUNCTION bool spider__check_package(spider_task *task, const spider__package *package)
-{
-    if (package->duplicate != NULL) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "the package has two tasks named \"%s\"", package->duplicate);
-    }
-    return !task->spider__failed;
-}
-
-SPIDER__FUNCTION spider_result spider__initialize(const spider__package *package, spider_task_function init)
+SPIDER__FUNCTION spider_result spider__initialize(spider__package *package, spider_task_function init)
 {
     spider__call call;
     spider_result result;
-    spider__start(&call);
-    if (spider__check_package(&call.task, package) && init != NULL) {
+    spider__start(&call, package);
+    if (spider__index_tasks(&call.task, package) && init != NULL) {
         spider__run(&call.task, init);
     }
     result = spider__finish(&call);
@@ -1855,15 +1879,18 @@ SPIDER__FUNCTION spider_result spider__initialize(const spider__package *package
     return result;
 }
 
-SPIDER__FUNCTION spider_result spider__execute(const spider__package *package, spider_view name, spider_view context,
+SPIDER__FUNCTION spider_result spider__execute(spider__package *package, spider_view name, spider_view context,
                                                spider_view inputs)
 {
     spider__call call;
-    uint32_t found = *spider__find_slot(package, spider__data(name), name.length);
-    spider__start(&call);
+    uint32_t found = 0;
+    spider__start(&call, package);
+    if (spider__index_tasks(&call.task, package)) {
+        found = *spider__find_slot(package, spider__data(name), name.length);
+    }
     if (found == 0) {
         spider__fail_with(&call.task, SPIDER_TASK_NOT_FOUND, spider__data(name), name.length);
-    } else if (spider__check_package(&call.task, package)) {
+    } else {
         spider__read_context(&call, context);
         spider__open(&call.in, "inputs", true, spider__data(inputs), inputs.length);
         call.out.expected = inputs.length + 64;
@@ -2229,18 +2256,15 @@ void typed(spider_task *task)
  *   name   a string literal; the library must be <name>/lib<name>.so
  *   init   a spider_task_function that is called once, before any task, or NULL. It has no arguments and no outputs; if
  *          it fails, so does loading the package.
- *   tasks  {"name", function}, one or more. Two of the same name: the package refuses to initialize.
+ *   tasks  {"name", function}, one or more. Two of the same name, or NULL for one or the other: the package refuses to
+ *          initialize.
  */
 #define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                                    \
     static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                              \
     static uint32_t spider__slots[2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1];                     \
     static spider__package spider__the_package = {spider__tasks, sizeof spider__tasks / sizeof spider__tasks[0], \
                                                   2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1,      \
-                                                  spider__slots, NULL};                                          \
-    __attribute__((constructor)) static void spider__load(void)                                                  \
-    {                                                                                                            \
-        spider__index_tasks(&spider__the_package);                                                               \
-    }                                                                                                            \
+                                                  spider__slots, false, NULL, SPIDER__DECOMPRESS};               \
     SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)                                         \
     {                                                                                                            \
         spider_version version = {SPIDER_TDL_VERSION_MAJOR, SPIDER_TDL_VERSION_MINOR, SPIDER_TDL_VERSION_PATCH}; \

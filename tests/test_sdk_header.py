@@ -31,6 +31,9 @@ def compilers(*commands: str | None) -> list[str]:
 
 C_COMPILERS = compilers(support.CC, "gcc", "clang")
 CXX_COMPILERS = compilers(support.CXX, "g++", "clang++")
+HAS_ZSTD = not subprocess.run(
+    [support.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True
+).returncode
 needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
 
 
@@ -71,7 +74,7 @@ def test_the_header_alone(compiler, tmp_path):
 
 
 def test_zstd_without_a_warning(tmp_path):
-    if subprocess.run([support.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True).returncode:
+    if not HAS_ZSTD:
         pytest.skip("there is no zstd.h")
     flags = ("-DSPIDER_TDL_WITH_ZSTD", "-lzstd")
     compile_strictly(support.CC, "c99", NATIVE / "complex.c", tmp_path / "x.so", *flags)
@@ -173,6 +176,78 @@ def test_two_tasks_of_one_name(tmp_path, where):
     with pytest.raises(PackageInitError) as error:
         TdlPackage.load(str(tmp_path / "double.so"))
     assert error.value == PackageInitError(ExecutionError('the package has two tasks named "twice"'))
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ('{"f", name}, {NULL, NULL}', "the package's tasks[1] has no name"),
+        ('{"f", NULL}, {"g", name}', "the package's tasks[0] has no function"),
+    ],
+)
+def test_an_entry_that_is_not_complete(tmp_path, entries, text):
+    source = tmp_path / "entry.c"
+    source.write_text(package_source(entries))
+    compile_strictly(support.CC, "c99", source, tmp_path / "entry.so")
+    for _ in range(2):
+        with pytest.raises(PackageInitError) as error:
+            TdlPackage.load(str(tmp_path / "entry.so"))
+        assert error.value == PackageInitError(ExecutionError(text))
+
+
+@needs_cxx
+@pytest.mark.parametrize("standard", ["c++11", "c++17"])
+@pytest.mark.parametrize("compiler", CXX_COMPILERS)
+def test_a_table_that_is_computed(compiler, standard, tmp_path):
+    """While the library is loaded, which is after the constructor functions of C."""
+    source = tmp_path / "computed.cpp"
+    source.write_text(
+        '#include "spider_tdl.h"\n#include <string>\nstatic const std::string name("computed");\n'
+        'SPIDER_TDL_PACKAGE("computed", nullptr,\n'
+        '    {"lambda", [](spider_task *task) { spider_write_int64(task->out, 5); }},\n'
+        "    {name.c_str(), [](spider_task *task) { spider_write_int64(task->out, 6); }});\n"
+    )
+    compile_strictly(compiler, standard, source, tmp_path / "computed.so", "-O0")
+    package = TdlPackage.load(str(tmp_path / "computed.so"))
+    assert protocol.unpack_values(package.execute("lambda", CONTEXT, b"").outputs) == [5]
+    assert protocol.unpack_values(package.execute("computed", CONTEXT, b"").outputs) == [6]
+
+
+@needs_cxx
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("with_zstd", ["package", "helper"])
+def test_zstd_is_up_to_the_file_of_the_package(tmp_path, order, with_zstd):
+    """Whatever the linker makes of functions that two files have."""
+    if not HAS_ZSTD:
+        pytest.skip("there is no zstd.h")
+    (tmp_path / "helper.cpp").write_text(
+        '#include "spider_tdl.h"\n__attribute__((visibility("hidden"))) void helper(spider_task *task);\n'
+        "void helper(spider_task *task) { spider_write_int64(task->out, spider_read_int64(task->graph_outputs)); }\n"
+    )
+    (tmp_path / "package.cpp").write_text(
+        '#include "spider_tdl.h"\n__attribute__((visibility("hidden"))) void helper(spider_task *task);\n'
+        "static void own(spider_task *task) { spider_write_int64(task->out, spider_read_int64(task->graph_outputs)); }\n"
+        'SPIDER_TDL_PACKAGE("mixed", nullptr, {"helper", helper}, {"own", own});\n'
+    )
+    objects = []
+    for name in ("helper", "package"):
+        flags = ["-DSPIDER_TDL_WITH_ZSTD"] if name == with_zstd else []
+        command = [support.CXX, "-O0", "-fPIC", "-c", f"-I{NATIVE}", *flags, str(tmp_path / f"{name}.cpp")]
+        subprocess.run([*command, "-o", str(tmp_path / f"{name}.o")], check=True, timeout=60)
+        objects.append(str(tmp_path / f"{name}.o"))
+    library = str(tmp_path / "mixed.so")
+    subprocess.run([support.CXX, "-shared", "-o", library, *objects[::order], "-lzstd"], check=True, timeout=60)
+    package = TdlPackage.load(library)
+    body = protocol.pack_values(7)
+    frame = b"\x28\xb5\x2f\xfd\x20" + bytes([len(body)]) + (len(body) << 3 | 1).to_bytes(3, "little") + body
+    context = protocol.TaskContext(task_id="Commit", graph_outputs=b"\1" + frame).encode()
+    for task in ("helper", "own"):
+        outcome = package.execute(task, context, b"")
+        if with_zstd == "package":
+            assert protocol.unpack_values(outcome.outputs) == [7]
+        else:
+            error, _ = protocol.decode_executor_error(outcome.error)
+            assert isinstance(error.error, protocol.InvalidTaskContext)
 
 
 def test_two_source_files(build_package, tmp_path):

@@ -59,7 +59,7 @@ static spider_result make_payload(uint32_t count, size_t size)
     if (text == NULL) {
         exit(1);
     }
-    spider__start(&call);
+    spider__start(&call, &spider__the_package);
     spider_write_list(&call.out, count);
     for (i = 0; i < count; i++) {
         memset(text, 'x', size);
