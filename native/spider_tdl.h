@@ -61,6 +61,7 @@
 #endif
 
 #ifdef __cplusplus
+#include <cxxabi.h>
 #include <exception>
 #include <string>
 #include <utility>
@@ -276,6 +277,7 @@ public:
     explicit task_error(std::string message) : task_error(SPIDER_EXECUTION_ERROR, std::move(message)) {}
     task_error(spider_error kind, std::string message) : kind_(kind), message_(std::move(message)) {}
     spider_error kind() const noexcept { return kind_; }
+    const std::string &message() const noexcept { return message_; }
     const char *what() const noexcept override { return message_.c_str(); }
 
 private:
@@ -1524,10 +1526,15 @@ SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string valu
     }
 }
 
-/* Copies a NUL-terminated string. */
+/* Copies a NUL-terminated string. NULL is a SerializationError. */
 SPIDER__FUNCTION void spider_write_cstring(spider_writer *out, const char *text)
 {
     spider_string value;
+    if (text == NULL) {
+        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "]: NULL is no string",
+                    out->pending == 0 ? out->count : out->count - 1);
+        return;
+    }
     value.data = text;
     value.size = strlen(text);
     spider_write_string(out, value);
@@ -1809,9 +1816,13 @@ SPIDER__FUNCTION void spider__run(spider_task *task, spider_task_function functi
     try {
         function(task);
     } catch (const spider::task_error &error) {
-        spider_fail(task, error.kind(), "%s", error.what());
+        spider__fail_with(task, error.kind(), error.message().data(), error.message().size());
     } catch (const std::exception &error) {
         spider_fail(task, SPIDER_EXECUTION_ERROR, "%s", error.what());
+#ifdef __GLIBCXX__
+    } catch (const abi::__forced_unwind &) { /* the end of the thread: whoever stops that ends the process */
+        throw;
+#endif
     } catch (...) {
         spider_fail(task, SPIDER_EXECUTION_ERROR, "unknown C++ exception");
     }
@@ -1918,8 +1929,11 @@ SPIDER__FUNCTION spider_result spider__execute(spider__package *package, spider_
  * in its own namespace, in the global one, or from SPIDER_STRUCT.
  */
 template <class T, class = std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>>>
-constexpr bool spider__is_integer() /* not a character, such as char or wchar_t */
+constexpr bool spider__is_integer() /* of a width that TDL has; not a character, such as char or wchar_t */
 {
+    if constexpr (sizeof(T) > 8) {
+        return false;
+    }
     return std::is_same_v<T, std::make_signed_t<T>> || std::is_same_v<T, std::make_unsigned_t<T>>;
 }
 
@@ -1975,7 +1989,8 @@ inline void spider_read(spider_reader *in, std::string &value)
     value.assign(text.data, text.size);
 }
 
-inline void spider_write(spider_writer *out, const bool &value)
+template <class T, std::enable_if_t<std::is_same_v<T, bool>, int> = 0> /* or a pointer would be a bool */
+void spider_write(spider_writer *out, const T &value)
 {
     spider_write_boolean(out, value);
 }
@@ -2228,19 +2243,41 @@ void typed(spider_task *task)
 
 } // namespace spider
 
-/* SPIDER_STRUCT(point, x, y): the conversions of `struct point { double x; double y; };`. All fields, in their order;
- * in the namespace of the struct or the global one. */
+/* SPIDER__EACH(f, a, b, c) is f(a), f(b), f(c), for up to 256 names. The `()` behind the names is how the last step is
+ * known; a macro that comes up within itself is only expanded by the next scan, so there are as many scans as names. */
+#define SPIDER__EACH(f, ...) SPIDER__SCAN_256(SPIDER__STEP(f, __VA_ARGS__, (), ~))
+#define SPIDER__STEP(f, name, next, ...) f(name) SPIDER__PASTE(SPIDER__IF_END_, SPIDER__IS_END(next))(f, next, __VA_ARGS__)
+#define SPIDER__IF_END_0(f, next, ...) , SPIDER__STEP_LATER SPIDER__NOTHING()()(f, next, __VA_ARGS__)
+#define SPIDER__IF_END_1(f, next, ...)
+#define SPIDER__STEP_LATER() SPIDER__STEP
+#define SPIDER__NOTHING()
+#define SPIDER__IS_END(next) SPIDER__SECOND(SPIDER__END next, 0, ~)
+#define SPIDER__END() ~, 1
+#define SPIDER__SECOND(...) SPIDER__SECOND_OF(__VA_ARGS__)
+#define SPIDER__SECOND_OF(first, second, ...) second
+#define SPIDER__PASTE(a, b) SPIDER__PASTE_NOW(a, b)
+#define SPIDER__PASTE_NOW(a, b) a##b
+#define SPIDER__SCAN_256(...) SPIDER__SCAN_64(SPIDER__SCAN_64(SPIDER__SCAN_64(SPIDER__SCAN_64(__VA_ARGS__))))
+#define SPIDER__SCAN_64(...) SPIDER__SCAN_16(SPIDER__SCAN_16(SPIDER__SCAN_16(SPIDER__SCAN_16(__VA_ARGS__))))
+#define SPIDER__SCAN_16(...) SPIDER__SCAN_4(SPIDER__SCAN_4(SPIDER__SCAN_4(SPIDER__SCAN_4(__VA_ARGS__))))
+#define SPIDER__SCAN_4(...) SPIDER__SCAN(SPIDER__SCAN(SPIDER__SCAN(SPIDER__SCAN(__VA_ARGS__))))
+#define SPIDER__SCAN(...) __VA_ARGS__
+
+#define SPIDER__FIELD(name) spider__value.name
+#define SPIDER__BINDING(name) spider__##name
+
+/* SPIDER_STRUCT(point, x, y): the conversions of `struct point { double x; double y; };`. All fields, in the order in
+ * which they are to be written; in the namespace of the struct or the global one. */
 #define SPIDER_STRUCT(type, ...)                                                                         \
     SPIDER__MAYBE_UNUSED inline void spider_read(spider_reader *spider__in, type &spider__value)         \
     {                                                                                                    \
-        auto &[__VA_ARGS__] = spider__value;                                                             \
         spider_read_struct(spider__in, #__VA_ARGS__);                                                    \
-        spider::read_each(spider__in, __VA_ARGS__);                                                      \
+        spider::read_each(spider__in, SPIDER__EACH(SPIDER__FIELD, __VA_ARGS__));                         \
     }                                                                                                    \
     SPIDER__MAYBE_UNUSED inline void spider_write(spider_writer *spider__out, const type &spider__value) \
     {                                                                                                    \
-        const auto &[__VA_ARGS__] = spider__value;                                                       \
-        spider_write(spider__out, std::tie(__VA_ARGS__));                                                \
+        [[maybe_unused]] const auto &[SPIDER__EACH(SPIDER__BINDING, __VA_ARGS__)] = spider__value;       \
+        spider_write(spider__out, std::tie(SPIDER__EACH(SPIDER__FIELD, __VA_ARGS__)));                   \
     }                                                                                                    \
     static_assert(true, "")
 #define SPIDER__MAYBE_UNUSED __attribute__((visibility("hidden"), unused))

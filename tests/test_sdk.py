@@ -94,6 +94,7 @@ def test_what_an_author_does_wrong(sdk_odd):
         ("fails_twice", protocol.Custom("the first")),
         ("writes_then_fails", ExecutionError("in the end")),
         ("long_error", ExecutionError("x" * 100000)),
+        ("null_cstring", protocol.SerializationError("outputs[1]: NULL is no string")),
         ("null_string", None),
     ):
         outcome = sdk_odd.execute("odd", task, timeout=support.DEADLINE)
@@ -184,6 +185,7 @@ def test_exceptions_become_errors(sdk):
     assert run(sdk, "throw_exception") == ExecutionError("the reason")
     assert run(sdk, "throw_number") == ExecutionError("unknown C++ exception")
     assert run(sdk, "throw_default", "é %s") == ExecutionError("é %s")
+    assert run(sdk, "throw_default", "a\0b") == ExecutionError("a\0b")
     assert run(sdk, "throw_after_fail") == protocol.Custom("the first")
     assert run(sdk, "throw_after_bad_argument", "x") == DeserializationError(
         "inputs[0]: expected int64, found a string of length 1"
@@ -214,6 +216,10 @@ def test_authors_types_and_containers(sdk):
         "inputs[0][value 0][1].points[0].y: expected double, found a string of length 1"
     )
     assert run(sdk, "odds", "101", b"\x00\x07\x07") == [[[True, False, True], {0: -1, 7: -2}]]
+    numbers = list(range(70))
+    assert run(sdk, "wide", numbers) == [numbers]
+    assert run(sdk, "wide", {f"f{i}": i for i in numbers}) == [numbers]
+    assert run(sdk, "shadows", {"depth": 1, "local": 2}) == [[2, 1]]
     assert run(sdk, "nothing") == []
     assert run(sdk, "empty", []) == []
 

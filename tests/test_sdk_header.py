@@ -49,7 +49,7 @@ def compile_strictly(compiler: str, standard: str, source: Path, output: Path, *
 def test_c_without_a_warning(compiler, tmp_path):
     for source in ("kitchen_sink.c", "integration_test_tasks.c", "complex.c"):
         compile_strictly(compiler, "c99", NATIVE / source, tmp_path / "x.so", "-O1")
-    compile_strictly(compiler, "c99", NATIVE / "complex.c", tmp_path / "x.so", "-O2", "-fsanitize=undefined")
+    compile_strictly(compiler, "c99", NATIVE / "kitchen_sink.c", tmp_path / "x.so", "-O1", "-fsanitize=undefined")
     compile_strictly(compiler, "c11", NATIVE / "kitchen_sink.c", tmp_path / "x.so")
 
 
@@ -248,6 +248,43 @@ def test_zstd_is_up_to_the_file_of_the_package(tmp_path, order, with_zstd):
         else:
             error, _ = protocol.decode_executor_error(outcome.error)
             assert isinstance(error.error, protocol.InvalidTaskContext)
+
+
+@needs_cxx
+def test_what_does_not_compile(tmp_path):
+    """Mistakes that would otherwise be found in production, if at all; and the same without a mistake, which compiles."""
+    refused = []
+    for code in (
+        "int value; int *bad() { return &value; }",
+        "int value; void *bad() { return &value; }",
+        "__int128 bad() { return 1; }",
+        "void bad(unsigned __int128) {}",
+        "char bad() { return 'x'; }",
+        "struct s { int x, y; }; SPIDER_STRUCT(s, x, z); void bad(s) {}",
+        "int z; struct s { int x, y; }; SPIDER_STRUCT(s, x, z); void bad(s) {}",
+        "struct s { int x, y; }; SPIDER_STRUCT(s, x); void bad(s) {}",
+        "struct s { int x, y; }; SPIDER_STRUCT(s, y, x); void bad(s) {}",
+        "bool bad(bool value) { return value; }",
+        'const char *bad() { return "x"; }',
+    ):
+        source = tmp_path / "refused.cpp"
+        package = 'SPIDER_TDL_PACKAGE("refused", nullptr, {"bad", spider::typed<bad>});'
+        source.write_text(f'#include "spider_tdl.h"\nnamespace {{\n{code}\n}}\n{package}\n')
+        command = [support.CXX, "-std=gnu++17", "-fsyntax-only", f"-I{NATIVE}", str(source)]
+        if subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode != 0:
+            refused.append(code)
+    assert len(refused) == 8
+    assert not [code for code in refused if "y, x" in code or "bool" in code or "const char" in code]
+
+
+@needs_cxx
+def test_a_task_that_ends_its_thread(tmp_path):
+    """It is not taken for an exception, which would end the process."""
+    program = tmp_path / "ends"
+    warnings = [*STRICT, "-std=c++17", "-pthread", "-o", str(program)]
+    subprocess.run([support.CXX, *warnings, str(SDK / "ends_thread.cpp")], check=True, timeout=60)
+    result = subprocess.run([str(program)], stdout=subprocess.PIPE, timeout=30)
+    assert (result.returncode, result.stdout) == (0, b"joined\n")
 
 
 def test_two_source_files(build_package, tmp_path):

@@ -144,6 +144,12 @@ static void no_fields(spider_task *task)
     spider_write_nil(task->out);
 }
 
+static void null_cstring(spider_task *task)
+{
+    spider_write_nil(task->out);
+    spider_write_cstring(task->out, getenv("SPIDER_TEST_NOT_SET"));
+}
+
 SPIDER_TDL_PACKAGE("odd", NULL,
     {"too_few_elements", too_few_elements},
     {"bad_utf8", bad_utf8},
@@ -158,4 +164,5 @@ SPIDER_TDL_PACKAGE("odd", NULL,
     {"touch", touch},
     {"peek_and_touch", peek_and_touch},
     {"third_of_three", third_of_three},
-    {"no_fields", no_fields});
+    {"no_fields", no_fields},
+    {"null_cstring", null_cstring});

@@ -124,6 +124,25 @@ std::pair<std::vector<bool>, std::map<int, long long>> odds(std::string_view tex
     return {bits, histogram};
 }
 
+struct wide_record {
+    int f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
+        f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37,
+        f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55,
+        f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66, f67, f68, f69;
+};
+SPIDER_STRUCT(wide_record,
+    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
+    f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39,
+    f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58,
+    f59, f60, f61, f62, f63, f64, f65, f66, f67, f68, f69);
+
+// Its fields have names that are used around it, and are written in another order.
+[[maybe_unused]] int local;
+struct shadows {
+    int depth, local;
+};
+SPIDER_STRUCT(shadows, local, depth);
+
 void nothing()
 {
 }
@@ -198,6 +217,8 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"reversed", spider::typed<reversed>},
     {"depth", spider::typed<depth>},
     {"odds", spider::typed<odds>},
+    {"wide", spider::typed<echo<wide_record>>},
+    {"shadows", spider::typed<echo<shadows>>},
     {"nothing", spider::typed<nothing>},
     {"empty", spider::typed<empty>},
     {"throw_exception", spider::typed<throw_exception>},
