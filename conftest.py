@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 import support
 
 ROOT = Path(__file__).resolve().parent
+
+
+# A shell has its background jobs ignore SIGINT, and so would every executor that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
