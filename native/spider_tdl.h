@@ -433,8 +433,8 @@ SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
 #define SPIDER__SPARE_SIZE 160
 #define SPIDER__SPARE_TEXT 120 /* what is left of it for a text, at least */
 
-/* Makes room for an error of `*size` bytes of text and returns where they go. Without memory the text must do with less,
- * and then `*size` is that. NULL: not even that, or not the first. */
+/* Makes room for an error of `*size` bytes of text and returns where they go. Without memory the text must do with
+ * less, and then `*size` is that. NULL: not even that, or not the first. */
 SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kind, size_t *size)
 {
     const char *name = kind == SPIDER_TASK_NOT_FOUND          ? "TaskNotFound"
@@ -613,7 +613,7 @@ SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t 
     return head->type == SPIDER_STRING || head->type == SPIDER_BINARY ? at + head->size : at;
 }
 
-/* Steps over what is behind the marker of an extension. NULL: it is truncated, or the marker is c1, which is reserved. */
+/* Steps over what is behind the marker of an extension. NULL: it is truncated, or the marker is the reserved c1. */
 SPIDER__FUNCTION const uint8_t *spider__skip_extension(const uint8_t *at, const uint8_t *end)
 {
     uint8_t marker = at[-1];
@@ -841,7 +841,7 @@ SPIDER__FUNCTION bool spider__begin_top(spider_reader *in, const char *expected)
 }
 
 /* Looks at the entries of a struct that came as a map until the value of that field is found, and remembers those of
- * other fields. A field after the last: looks at all of them. Fields that come in their order are so read in passing. */
+ * other fields. A field after the last: looks at all of them. Fields that come in their order are read in passing. */
 SPIDER__FUNCTION void spider__find_field(spider_reader *in, spider__level *level, uint32_t field)
 {
     const uint8_t **fields = in->fields + level->first_field;
@@ -2246,7 +2246,8 @@ void typed(spider_task *task)
 /* SPIDER__EACH(f, a, b, c) is f(a), f(b), f(c), for up to 256 names. The `()` behind the names is how the last step is
  * known; a macro that comes up within itself is only expanded by the next scan, so there are as many scans as names. */
 #define SPIDER__EACH(f, ...) SPIDER__SCAN_256(SPIDER__STEP(f, __VA_ARGS__, (), ~))
-#define SPIDER__STEP(f, name, next, ...) f(name) SPIDER__PASTE(SPIDER__IF_END_, SPIDER__IS_END(next))(f, next, __VA_ARGS__)
+#define SPIDER__STEP(f, name, next, ...) \
+    f(name) SPIDER__PASTE(SPIDER__IF_END_, SPIDER__IS_END(next))(f, next, __VA_ARGS__)
 #define SPIDER__IF_END_0(f, next, ...) , SPIDER__STEP_LATER SPIDER__NOTHING()()(f, next, __VA_ARGS__)
 #define SPIDER__IF_END_1(f, next, ...)
 #define SPIDER__STEP_LATER() SPIDER__STEP

@@ -376,7 +376,8 @@ def structs() -> Iterator[Case]:
         yield Case("struct", payload(b"\x84" + pack("other") + extension + pack(fields)[1:]), payload(pack(value)))
         for size in range(len(extension)):
             yield Case("struct", payload(packed + extension[:size]), wrong(f"inputs[0].data: {damaged}"))
-    yield Case("struct", payload(b"\x84" + pack("other") + b"\xc1" + pack(fields)[1:]), wrong(f"inputs[0].id: {damaged}"))
+    reserved = b"\x84" + pack("other") + b"\xc1" + pack(fields)[1:]
+    yield Case("struct", payload(reserved), wrong(f"inputs[0].id: {damaged}"))
     for field, kind in (("id", "uint64"), ("name", "string"), ("data", "Bytes")):
         less = {key: value for key, value in fields.items() if key != field}
         text = f"inputs[0].{field}: expected {kind}, found no such field"

@@ -337,6 +337,9 @@ def test_damaged_compressed_graph_outputs(zstd):
         error = ask(handle, "kitchen_sink", commit_case(b"\1" + bad))
         assert isinstance(error, DeserializationError), bad
         assert error.text.startswith("graph_outputs: ")
+    nothing = zstd_frame(zstd_block(b"", last=True))
+    error = ask(handle, "kitchen_sink", commit_case(b"\1" + nothing))
+    assert error == DeserializationError("graph_outputs: expected a count of 4 bytes, found only 0 bytes")
     # 4 MiB of zeros out of a few bytes: a payload without values.
     zeros = zstd_frame(*[zstd_block(b"\0", 128 * 1024)] * 32, zstd_block(b"", last=True))
     assert ask(handle, "kitchen_sink", commit_case(b"\1" + zeros)) == sdk_cases.payload()
@@ -363,9 +366,10 @@ def driver(tmp_path_factory, build_package):
     command = [support.CC, "-std=c99", *SANITIZE, f"-I{support.ROOT / 'native'}", "-rdynamic", "-o", str(program)]
     subprocess.run([*command, str(SDK / "driver.c"), "-ldl"], check=True, timeout=120)
 
-    def drive(mode: str, package: str, cases: list[sdk_cases.Case], *arguments: str) -> str:
-        source = SDK / "typed.cpp" if package == "typed" else support.ROOT / "native" / f"{package}.c"
-        library = build_package(source, *SANITIZE, *(() if package == "typed" else STARVED))
+    def drive(mode: str, package: str, cases: list[sdk_cases.Case], *arguments: str, flags: tuple = ()) -> str:
+        folder = SDK if package in ("typed", "odd") else support.ROOT / "native"
+        source = folder / f"{package}.{'cpp' if package in ('typed', 'wordcount') else 'c'}"
+        library = build_package(source, *SANITIZE, *(STARVED if source.suffix == ".c" else ()), *flags)
         file = directory / "cases"
         file.write_bytes(b"".join(case.encode() for case in cases))
         env = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
@@ -430,3 +434,83 @@ def test_sanitized_test_packages(driver):
     cases.append(sdk_cases.Case("sleep_and_echo", protocol.pack_values(["a", "é"] * 50), b""))
     cases.append(sdk_cases.Case("always_fail", sdk_cases.payload(), b""))
     assert driver("fuzz", "integration_test_tasks", cases, "4", "5000").startswith("5000 payloads")
+
+
+def test_sanitized_mistakes(driver):
+    text = "aé日本語" * 40
+    data = text.encode()
+    cases = [
+        sdk_cases.Case("bad_utf8", sdk_cases.payload(), NOT_UTF8),
+        sdk_cases.Case("bad_utf8_in_error", sdk_cases.payload(), protocol.Custom("caf? ? \N{SNOWMAN} ?")),
+        sdk_cases.Case("fails_twice", sdk_cases.payload(), protocol.Custom("the first")),
+        sdk_cases.Case("writes_then_fails", sdk_cases.payload(), ExecutionError("in the end")),
+        sdk_cases.Case("long_error", sdk_cases.payload(), ExecutionError("x" * 100000)),
+        sdk_cases.Case("null_string", sdk_cases.payload(), protocol.pack_values("", [])),
+        sdk_cases.Case(
+            "null_cstring", sdk_cases.payload(), protocol.SerializationError("outputs[1]: NULL is no string")
+        ),
+        sdk_cases.Case("bytes_as_string", protocol.pack_values(list(data)), protocol.pack_values(text)),
+        sdk_cases.Case("bytes_as_string", protocol.pack_values(b"\xff"), NOT_UTF8),
+        sdk_cases.Case("part", protocol.pack_values(text, 3, len(data) - 3), protocol.pack_values(data[3:].decode())),
+        sdk_cases.Case("part", protocol.pack_values(text, 2, len(data) - 2), NOT_UTF8),
+        sdk_cases.Case("part", protocol.pack_values(text, len(data), 0), protocol.pack_values("")),
+        sdk_cases.Case("no_fields", protocol.pack_values({"a": {"b": [1]}}), protocol.pack_values(None)),
+        sdk_cases.Case("third_of_three", protocol.pack_values([[1], "x", {"k": 7}]), protocol.pack_values(7, 1)),
+        sdk_cases.Case(
+            "reads_on",
+            protocol.pack_values("no number"),
+            DeserializationError("inputs[0]: expected uint64, found a string of length 9"),
+        ),
+    ]
+    assert driver("replay", "odd", cases) == f"{len(cases)} cases\n"
+    assert int(driver("starve", "odd", cases).split()[0]) > 20
+    assert int(driver("truncate", "odd", cases).split()[0]) > 500
+
+
+@needs_cxx
+def test_sanitized_exceptions(driver):
+    numbers = list(range(70))
+    cases = [
+        sdk_cases.Case("throw_exception", sdk_cases.payload(), ExecutionError("the reason")),
+        sdk_cases.Case("throw_number", sdk_cases.payload(), ExecutionError("unknown C++ exception")),
+        sdk_cases.Case("throw_default", protocol.pack_values("a\0b"), ExecutionError("a\0b")),
+        sdk_cases.Case("throw_after_fail", sdk_cases.payload(), protocol.Custom("the first")),
+        sdk_cases.Case("wide", protocol.pack_values({f"f{i}": i for i in numbers}), protocol.pack_values(numbers)),
+        sdk_cases.Case(
+            "throw_after_bad_argument",
+            protocol.pack_values("x"),
+            DeserializationError("inputs[0]: expected int64, found a string of length 1"),
+        ),
+    ]
+    assert driver("replay", "typed", cases) == f"{len(cases)} cases\n"
+
+
+@needs_cxx
+def test_sanitized_wordcount(driver):
+    counts = {"the": 4, "quick": 1, "été": 2**62}
+    too_many = ExecutionError('the count of "été" does not fit into 64 bits')
+    cases = [
+        sdk_cases.Case("wordcount::count", protocol.pack_values(["b a  a", "", "é"]),
+                       protocol.pack_values({"a": 2, "b": 1, "é": 1})),
+        sdk_cases.Case("wordcount::merge", protocol.pack_values(counts, counts), too_many),
+        sdk_cases.Case("wordcount::top", protocol.pack_values(counts, 2),
+                       protocol.pack_values([["été", 2**62], ["the", 4]])),
+    ]  # fmt: skip
+    assert driver("replay", "wordcount", cases) == "3 cases\n"
+    assert driver("fuzz", "wordcount", cases, "5", "10000").startswith("10000 payloads")
+
+
+def test_sanitized_zstd(driver, zstd):
+    _, program = zstd
+    cases = []
+    for values in ([], [1], ["é" * 100, [1, {"a": None}]] * 10, ["x" * 5_000]):
+        plain = protocol.pack_values(*values)
+        frame = subprocess.run([str(program)], input=plain, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+        for as_bin in (False, True):
+            context = sdk_cases.commit(b"\1" + frame, as_bin)
+            cases.append(sdk_cases.Case("graph_outputs", sdk_cases.payload(), plain, context))
+    flags = ("-DSPIDER_TDL_WITH_ZSTD", "-lzstd")
+    assert driver("replay", "kitchen_sink", cases, flags=flags) == "8 cases\n"
+    assert int(driver("starve", "kitchen_sink", cases, flags=flags).split()[0]) > 10
+    assert int(driver("truncate", "kitchen_sink", cases, flags=flags).split()[0]) > 100
+    assert driver("fuzz", "kitchen_sink", cases, "6", "40000", flags=flags).startswith("40000 payloads")

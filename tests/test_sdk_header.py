@@ -226,7 +226,8 @@ def test_zstd_is_up_to_the_file_of_the_package(tmp_path, order, with_zstd):
     )
     (tmp_path / "package.cpp").write_text(
         '#include "spider_tdl.h"\n__attribute__((visibility("hidden"))) void helper(spider_task *task);\n'
-        "static void own(spider_task *task) { spider_write_int64(task->out, spider_read_int64(task->graph_outputs)); }\n"
+        "static void own(spider_task *task)\n"
+        "{ spider_write_int64(task->out, spider_read_int64(task->graph_outputs)); }\n"
         'SPIDER_TDL_PACKAGE("mixed", nullptr, {"helper", helper}, {"own", own});\n'
     )
     objects = []
@@ -252,7 +253,7 @@ def test_zstd_is_up_to_the_file_of_the_package(tmp_path, order, with_zstd):
 
 @needs_cxx
 def test_what_does_not_compile(tmp_path):
-    """Mistakes that would otherwise be found in production, if at all; and the same without a mistake, which compiles."""
+    """Mistakes that would otherwise be found in production, if at all; the last ones are none."""
     refused = []
     for code in (
         "int value; int *bad() { return &value; }",
