@@ -11,8 +11,9 @@ import support
 ROOT = Path(__file__).resolve().parent
 
 
-# A shell has its background jobs ignore SIGINT, and so would every executor that a test starts and interrupts.
+# A shell has its background jobs ignore SIGINT, and nohup SIGHUP; every executor that a test starts would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -200,11 +200,15 @@ class Channel:
     def __init__(self, input_fd: int, output_fd: int) -> None:
         self.input_fd = input_fd
         self.output_fd = output_fd
-        # Room for the largest frame, on pages of its own, which cost nothing before they are used.
-        self.address: int = _libc.aligned_alloc(_PAGE, _FRAME_MAX)
+        # Room for the largest frame, on pages of its own, which cost nothing before they are used; and one page more.
+        self.address: int = _libc.aligned_alloc(_PAGE, _FRAME_MAX + _PAGE)
         if not self.address:
             raise MemoryError
         self.buffer: Any = (c_char * _FRAME_MAX).from_address(self.address)
+        # A byte that is 1, but 0 in a copy of this process, however it was made: the kernel wipes its page.
+        self.original: Any = c_uint8.from_address(self.address + _FRAME_MAX)
+        _libc.madvise(c_void_p(self.address + _FRAME_MAX), c_size_t(_PAGE), _MADV_WIPEONFORK)
+        self.original.value = 1
         self.running: Callable[[], Any] | None = None
         self._limits: list[Any] = []
 
@@ -258,7 +262,7 @@ class Channel:
             try:
                 count = os.readv(input_fd, [view[filled:]] if filled else whole)
             except BlockingIOError:
-                _wait(input_fd, "POLLIN")
+                _wait(input_fd, _POLLIN)
                 continue
             if count == 0:
                 if filled:
@@ -270,8 +274,10 @@ class Channel:
 
     def restore_limits(self) -> None:
         """Undo what a task may have done to the resource limits, which would keep other packages from loading."""
-        for resource, limit in enumerate(self._limits):
-            _libc.setrlimit(resource, limit)
+        for resource, (soft, _) in enumerate(self._limits):
+            # A hard limit that was lowered stays so: mostly it cannot be raised again.
+            hard = _get_limit(resource)[1]
+            _libc.setrlimit(resource, (c_ulong * 2)(min(soft, hard), hard))
 
     def send(self, head: bytes, data: Buffer, tail: bytes) -> None:
         """Write a response from where its parts are. Raises OSError."""
@@ -280,7 +286,7 @@ class Channel:
             try:
                 count = os.writev(self.output_fd, parts)
             except BlockingIOError:
-                _wait(self.output_fd, "POLLOUT")
+                _wait(self.output_fd, _POLLOUT)
                 continue
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
@@ -288,6 +294,8 @@ class Channel:
                 parts[0] = parts[0][count:]
 
 
+_POLLIN, _POLLOUT = 1, 4
+_MADV_WIPEONFORK = 18
 _PAGE = 4096
 _FRAME_MAX = FRAME_BODY_MAX + _PAGE
 _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ = 1030, 1031
@@ -322,13 +330,13 @@ def _get_limit(resource: int) -> Any:
     return limit
 
 
-def _wait(fd: int, event: str) -> None:
-    """Wait until a descriptor that its owner made non-blocking is ready."""
-    import select
+def _wait(fd: int, event: int, milliseconds: int = -1) -> bool:
+    """Wait until a descriptor is ready, or broken; returns whether it is.
 
-    poll = select.poll()
-    poll.register(fd, getattr(select, event))
-    poll.poll()
+    By libc's poll: a module might not load any more in a process whose limits a task has lowered. struct pollfd is the
+    descriptor, then the events that are waited for, then those that have come.
+    """
+    return int(_poll((c_int * 2)(fd, event), 1, milliseconds)) > 0
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -337,7 +345,7 @@ def _write_all(fd: int, data: bytes) -> None:
         try:
             count = os.write(fd, data)
         except BlockingIOError:
-            _wait(fd, "POLLOUT")
+            _wait(fd, _POLLOUT)
             continue
         if count == len(data):
             return
@@ -387,14 +395,21 @@ class TdlPackage:
     version: VersionNumbers
     call: Callable[..., Any]
 
-    # How often the loader has kept a library that was refused. It knows a library by the spelling of its path, so
-    # another spelling makes it look at the file again.
-    _kept: dict[bytes, int] = {}
+    # The files, by path, whose libraries the loader has kept although they were refused. It knows a library by the
+    # spelling of its path, so another file gets another spelling, for the loader to look at it.
+    _kept: dict[bytes, list[tuple[int, int]]] = {}
 
     def __init__(self, file: bytes) -> None:
         self.path = _shown(file)
+        try:
+            status = os.stat(file)
+            self._file_id = (status.st_dev, status.st_ino)
+        except OSError:
+            self._file_id = (0, 0)  # The loader says why.
+        kept = self._kept.get(file, [])
+        spellings = kept.index(self._file_id) if self._file_id in kept else len(kept)
         head, tail = os.path.split(file)
-        self._spelling = os.path.join(head, b"./" * self._kept.get(file, 0) + tail)
+        self._spelling = os.path.join(head, b"./" * spellings + tail)
         self._handle = _libc.dlopen(self._spelling, _RTLD_NOW)
         if not self._handle:
             raise InvalidLibrary(self._loader_error())
@@ -418,8 +433,8 @@ class TdlPackage:
             package._init()
             package.call = _EXECUTE(package._require(b"__spider_tdl_package_execute"))
         except ExecutorError:
-            if not package._close():
-                cls._kept[file] = cls._kept.get(file, 0) + 1
+            if not package._close() and package._file_id not in cls._kept.setdefault(file, []):
+                cls._kept[file].append(package._file_id)
             raise
         return package
 
@@ -654,7 +669,7 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
     Raises ProtocolError if the input is not the protocol and OSError if the channel breaks: the parent and we no longer
     agree, or it is gone, so there is no reply.
     """
-    buffer, address, output_fd = channel.buffer, channel.address, channel.output_fd
+    buffer, address, original, output_fd = channel.buffer, channel.address, channel.original, channel.output_fd
     views = bytearray(3 * ctypes.sizeof(_View))
     arguments = tuple((_View * 3).from_buffer(views))
     # By the bytes of a request up to the end of the task's name.
@@ -692,6 +707,8 @@ def serve(channel: Channel, manager: TdlPackageManager, log: Log) -> None:
             channel.running = call
             result = call()
             channel.running = None
+            if not original.value:
+                raise ChildProcessError("a child that was forked by a task")
             if result.is_error:
                 raise _wrap_error(TaskError, result)
             size, pointer = result.length, result.pointer
@@ -761,6 +778,8 @@ def _prepare(
             loaded = channel.running()
         finally:
             channel.running = None
+        if not channel.original.value:
+            raise ChildProcessError("a child that was forked while a package was loaded")
         if len(manager.names()) > known:
             log.info("Package loaded.", package=package, version=".".join(map(str, loaded.version)), path=loaded.path)
         if loaded.name != package:
@@ -783,6 +802,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _VOID_FUNCTION = ctypes.CFUNCTYPE(None)
 _EXIT_FUNCTION = ctypes.CFUNCTYPE(None, c_int, c_void_p)
 _SIGINT, _SIG_DFL, _SIG_IGN = 2, None, 1
+_EFAULT = 14
 _IONBF = 2
 
 
@@ -834,6 +854,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, BrokenPipeError):
         return "The parent no longer reads responses."
     if isinstance(error, OSError):
+        if error.errno == _EFAULT:
+            return "A task returned a pointer to memory that is not there."
         return "The connection to the parent broke."
     if isinstance(error, MemoryError):
         return "Out of memory."
@@ -927,8 +949,11 @@ class _Process:
             _libc["__register_atfork"](*pointers, None)
 
     def _forked(self) -> None:
-        os.close(self.channel.input_fd)
-        os.close(self.channel.output_fd)
+        for fd in (self.channel.input_fd, self.channel.output_fd):
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # The task has closed it, or this is a child's child.
 
     def _exiting(self, status: int, _: object) -> None:
         """Runs when something calls `exit`: if it was not the executor, that must not look like a clean end."""
@@ -943,16 +968,15 @@ class _Process:
 
         The main thread notices by itself at any other time. A closed stdin says nothing: the reply may still be wanted.
         """
-        # struct pollfd: the descriptor, then no events to wait for but errors. Of ctypes, to spare an import at start.
-        output = (c_int * 2)(self.channel.output_fd, 0)
         started.release()
         while True:
-            # A signal whose handler runs on this thread ends the wait, too.
-            if _poll(output, 1, -1) > 0:
-                if self.channel.running is not None:
+            # No event is waited for but that it breaks. A signal whose handler runs on this thread ends the wait, too.
+            if _wait(self.channel.output_fd, 0) and self.channel.running is not None:
+                # The logs may be full, with nobody to read them any more.
+                if _wait(self.log.fd, _POLLOUT, 0):
                     self.log.error("The parent is gone while a task runs.", task=self._running())
-                    os._exit(EXIT_FAILURE)
-                time.sleep(0.1)
+                os._exit(EXIT_FAILURE)
+            time.sleep(0.1)
 
     def _running(self) -> str:
         call = self.channel.running

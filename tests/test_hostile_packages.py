@@ -248,6 +248,29 @@ def test_a_refused_package_that_the_loader_will_not_unload(start, packages, buil
     assert serves(child)
 
 
+def test_a_package_is_refused_a_thousand_times_and_mended(start, packages, build_package):
+    child = start(packages)
+    replace(packages, "unique", build_package(UNIQUE, '-DINIT=failure("Custom","closed")'))
+    for _ in range(2200):  # as many as a path of "./" has room for
+        assert child.call("unique", "answer") == PackageInitError(Custom("closed"))
+    replace(packages, "unique", build_package(UNIQUE, "-DVALUE=7"))
+    assert child.call("unique", "answer") == [7]
+
+
+@pytest.mark.ours
+def test_a_child_forked_in_a_constructor_runs_no_task(start, packages, build_package, tmp_path):
+    trace = tmp_path / "trace"
+    constructor = f'({{ if (fork() == 0) {{ (void)!write(open("{trace}", 65, 420), "x", 1); }} }})'
+    flags = ["-include", "fcntl.h", "-include", "unistd.h"]
+    replace(packages, "variant", build_package(VARIANT, f"-DCONSTRUCTOR={constructor}", *flags))
+    child = start(packages)
+    assert child.call("variant", "answer") == [1]
+    support.wait_for(lambda: trace.exists() and child.errors(), "the child")
+    assert child.finish() == (b"", 0)
+    (error,) = child.errors()
+    assert error["fields"]["message"].startswith("A process that a task forked returned into the executor")
+
+
 @pytest.mark.ours
 def test_a_declared_name_of_impossible_length(start, packages, build_package, tmp_path):
     source = tmp_path / "boundless.c"

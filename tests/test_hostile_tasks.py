@@ -143,6 +143,23 @@ def test_a_child_that_returns_into_the_executor_is_ended(group):
     assert error["fields"]["message"].startswith("A process that a task forked returned into the executor")
 
 
+@pytest.mark.ours
+def test_a_child_of_the_system_call_that_returns_is_ended(group):
+    assert group.call("forking", "return_twice_by_system_call") == [1]
+    assert serves(group)
+    assert group.finish() == (b"", 0)
+    (error,) = group.errors()
+    assert error["fields"]["message"].startswith("A process that a task forked returned into the executor")
+
+
+@pytest.mark.parametrize("task", ["fork_twice", "close_and_fork"])
+def test_a_childs_child(group, task):
+    assert group.call("forking", task) == [0]
+    assert serves(group)
+    assert group.finish() == (b"", 0)
+    assert group.stderr() == ""
+
+
 @pytest.mark.parametrize("status", [0, 5])
 def test_a_child_may_exit(group, status):
     assert group.call("forking", f"exit_in_child:{status}") == [status]

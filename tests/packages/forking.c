@@ -3,7 +3,9 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +23,41 @@ static Result return_twice(View inputs, long argument)
 {
     pid_t child = fork();
     return child == 0 ? number(42) : ended(child);
+}
+
+/* The same by the system call, of which the C library and its fork handlers know nothing. */
+static Result return_twice_by_system_call(View inputs, long argument)
+{
+    pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    return child == 0 ? number(42) : ended(child);
+}
+
+/* As a daemon does. */
+static Result fork_twice(View inputs, long argument)
+{
+    pid_t child = fork();
+    if (child != 0)
+        return ended(child);
+    child = fork();
+    if (child == 0)
+        _exit(0);
+    int status = -1;
+    waitpid(child, &status, 0);
+    _exit(status);
+}
+
+static Result close_and_fork(View inputs, long argument)
+{
+    pid_t child = fork();
+    if (child != 0)
+        return ended(child);
+    for (int fd = 3; fd < 20000; fd++)
+        close(fd);
+    child = fork();
+    if (child == 0)
+        _exit(0);
+    waitpid(child, NULL, 0);
+    _exit(0);
 }
 
 static Result exit_in_child(View inputs, long status)
@@ -124,6 +161,9 @@ static Result stop_forking(View inputs, long argument)
 
 PACKAGE("forking",
     {"return_twice", return_twice},
+    {"return_twice_by_system_call", return_twice_by_system_call},
+    {"fork_twice", fork_twice},
+    {"close_and_fork", close_and_fork},
     {"exit_in_child", exit_in_child},
     {"leave_child", leave_child},
     {"leave_program", leave_program},
