@@ -32,6 +32,12 @@ import sys
 gc.disable()
 if sys.argv[0] == "-c":
     del sys.argv[0]
+if len(sys.argv) == 1:
+    # An executor that is interrupted while it starts has nothing to say. The module signal would import much.
+    import _signal
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 """
 FINISH = f"""\
 spider_executor._archive = ({COMMAND!r}, sys.argv[0])

@@ -83,7 +83,11 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* Up to this size one write of a copy is cheaper than a writev of three parts. */
+#define COPY_MAX 32768
+
 static void reply(const Result *result, uint64_t elapsed_us) {
+    static uint8_t copy[REPLY_HEAD + COPY_MAX + sizeof elapsed_us];
     uint8_t head[REPLY_HEAD] = {0};
     uint64_t length = result->length;
     uint32_t body = htobe32((uint32_t)(REPLY_HEAD - HEADER + length + sizeof elapsed_us));
@@ -93,8 +97,18 @@ static void reply(const Result *result, uint64_t elapsed_us) {
         {head, sizeof head}, {result->pointer, result->length}, {&elapsed_us, sizeof elapsed_us}};
     struct iovec *part = parts;
     int left = 3;
+    if (length <= COPY_MAX) {
+        memcpy(copy, head, sizeof head);
+        if (length > 0) {
+            memcpy(copy + sizeof head, result->pointer, length);
+        }
+        memcpy(copy + sizeof head + length, &elapsed_us, sizeof elapsed_us);
+        parts[0] = (struct iovec){copy, sizeof head + length + sizeof elapsed_us};
+        left = 1;
+    }
     while (left > 0) {
-        ssize_t written = writev(STDOUT_FILENO, part, left);
+        ssize_t written =
+            left == 1 ? write(STDOUT_FILENO, part->iov_base, part->iov_len) : writev(STDOUT_FILENO, part, left);
         if (written < 0) {
             stop("writing the reply failed");
         }
