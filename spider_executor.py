@@ -774,11 +774,12 @@ def _prepare(
         known = len(manager.names())
         channel.restore_limits()
         channel.running = _named(f"{package[:_LABEL_MAX]} (loading)", manager.load, (package,))
+        pid = os.getpid()
         try:
             loaded = channel.running()
         finally:
             channel.running = None
-        if not channel.original.value:
+        if os.getpid() != pid:
             raise ChildProcessError("a child that was forked while a package was loaded")
         if len(manager.names()) > known:
             log.info("Package loaded.", package=package, version=".".join(map(str, loaded.version)), path=loaded.path)
