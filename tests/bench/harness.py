@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -39,9 +40,11 @@ class BenchError(Exception):
 
 def executor_command() -> list[str]:
     """How the README says to start this project's executor: the executable file, made for this very interpreter."""
-    target = BUILD / "spider-task-executor"
-    make = [sys.executable, str(ROOT / ".ci" / "executable.py"), str(target), sys.executable]
-    subprocess.run(make, check=True, timeout=60)
+    # Each interpreter its own: two may be measured, or their tests run, at the same time.
+    target = BUILD / f"python-{platform.python_version()}" / "spider-task-executor"
+    with replacing(target) as made:
+        make = [sys.executable, str(ROOT / ".ci" / "executable.py"), str(made), sys.executable]
+        subprocess.run(make, check=True, timeout=60)
     return [str(target)]
 
 
