@@ -299,6 +299,7 @@ _MADV_WIPEONFORK = 18
 _PAGE = 4096
 _FRAME_MAX = FRAME_BODY_MAX + _PAGE
 _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ = 1030, 1031
+_EMFILE = 24
 _RLIMIT_NOFILE = 7
 _RLIMIT_COUNT = 16
 # Above the descriptors that a program closes in a loop, if the limit on open files lets us go there.
@@ -318,7 +319,7 @@ def _move_high(fd: int) -> int:
         # Of libc, as all of fcntl here: the module would be one more import at start.
         duplicate: int = _libc.fcntl(fd, _F_DUPFD_CLOEXEC, max(3, min(_HIGH_FD, max(soft, ceiling) - 16)))
         if duplicate < 0:
-            raise OSError("no descriptor is left for it")
+            raise OSError(_EMFILE, "no descriptor is left for it")
         return duplicate
     finally:
         _libc.setrlimit(_RLIMIT_NOFILE, limit)

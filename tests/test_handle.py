@@ -228,12 +228,8 @@ def test_an_executor_that_closes_stdout_and_stays(start, monkeypatch):
 # ------------------------------------------------------------------------------------------------ replies, odd or split
 
 
-def fake(action: str) -> list[str]:
-    """The command of an executor that reads one request and then does as told."""
-    response = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values(55, "x" * 99)), 7)))
-    script = f"""
-import array, fcntl, os, termios, time
-response = {response!r}
+# Of the scripts that stand for an executor.
+READ_AND_WRITE = """\
 def read(size):
     data = b""
     while len(data) < size:
@@ -242,7 +238,16 @@ def read(size):
 def write(data):
     while data:
         data = data[os.write(1, data):]
-def drained():
+"""
+
+
+def fake(action: str) -> list[str]:
+    """The command of an executor that reads one request and then does as told."""
+    response = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values(55, "x" * 99)), 7)))
+    script = f"""
+import array, fcntl, os, termios, time
+response = {response!r}
+{READ_AND_WRITE}def drained():
     left = array.array("i", [1])
     while left[0]:
         fcntl.ioctl(1, termios.FIONREAD, left)
@@ -336,15 +341,7 @@ def test_an_executor_that_answers_before_it_has_read_all(start):
     script = f"""
 import os
 from struct import unpack
-def read(size):
-    data = b""
-    while len(data) < size:
-        data += os.read(0, size - len(data))
-    return data
-def write(data):
-    while data:
-        data = data[os.write(1, data):]
-size, = unpack(">I", read(4))
+{READ_AND_WRITE}size, = unpack(">I", read(4))
 write({head!r} + {outputs[:16]!r})
 write(b"y" * {len(outputs) - 16})
 read(size)
