@@ -2,74 +2,93 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import support
+from helpers import build
+from helpers.executor import OWN_COMMAND, Executor
 
-ROOT = Path(__file__).resolve().parent
-
-
-# A shell has its background jobs ignore SIGINT, and nohup SIGHUP; every executor that a test starts would, too.
+# A shell lets its background jobs ignore SIGINT, and nohup SIGHUP. Executors that tests start must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# The packages that --package-dir may have.
+SPIDERS_OWN = ("integration_test_tasks", "complex")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("spider")
-    group.addoption("--executor", help="run the process-level tests against another spider-task-executor")
-    group.addoption("--package-dir", help="take integration_test_tasks and complex from this directory")
+    group.addoption("--executor", help="run the tests of the process against this spider-task-executor")
+    group.addoption("--package-dir", help=f"take {' and '.join(SPIDERS_OWN)} from this directory")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return build.missing()
 
 
 @pytest.fixture(scope="session")
 def executor_command(request: pytest.FixtureRequest) -> list[str]:
-    """What starts the executor under test."""
+    """The command of the executor under test."""
     path = request.config.getoption("--executor")
-    return support.OWN_COMMAND if path is None else [str(Path(path).resolve())]
+    return OWN_COMMAND if path is None else [str(Path(path).resolve())]
 
 
 @pytest.fixture(scope="session")
-def build_package(tmp_path_factory: pytest.TempPathFactory) -> support.PackageBuilder:
-    """Compiles C or C++ into a shared library, each source and set of flags once."""
-    return support.PackageBuilder(tmp_path_factory.mktemp("libraries"))
+def build_package(tmp_path_factory: pytest.TempPathFactory) -> build.PackageBuilder:
+    return build.PackageBuilder(tmp_path_factory.mktemp("libraries"))
 
 
 @pytest.fixture(scope="session")
 def package_dir(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, build_package: support.PackageBuilder
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, build_package: build.PackageBuilder
 ) -> Path:
-    """A directory with every package of native/ and of tests/packages/ in it."""
+    """A directory with integration_test_tasks and complex, and with every package of tests/packages/."""
     directory = tmp_path_factory.mktemp("packages")
-    sources = [*ROOT.glob("native/*.c"), *ROOT.glob("native/*.cpp")]
-    sources += [*ROOT.glob("tests/packages/*.c"), *ROOT.glob("tests/packages/*.cpp")]
     others = request.config.getoption("--package-dir")
-    for source in sources:
-        if others is not None and source.stem in ("integration_test_tasks", "complex"):
-            support.stage(directory, source.stem, Path(others).resolve() / source.stem / f"lib{source.stem}.so")
-        elif source.suffix == ".c" or support.CXX is not None:
-            support.stage(directory, source.stem, build_package(source))
+    sources = build.package_sources()
+    if others is None:
+        sources += [build.NATIVE / f"{name}.c" for name in SPIDERS_OWN]
+    else:
+        for name in SPIDERS_OWN:
+            build.stage(directory, name, Path(others).resolve() / name / f"lib{name}.so")
+    for library, source in zip(build_package.all_of(sources), sources):
+        build.stage(directory, source.stem, library)
     return directory
 
 
 @pytest.fixture
-def spawn(executor_command: list[str], package_dir: Path):
-    """Starts executors on pipes, and leaves none behind."""
-    children: list[support.Child] = []
+def spawn(executor_command: list[str], package_dir: Path) -> Iterator[object]:
+    """Start executors on pipes: spawn(package_dir, command=..., env={...}, shell=..., and options for Popen).
 
-    def start(package_dir: object = package_dir, **options: object) -> support.Child:
-        child = support.Child(executor_command, package_dir, **options)
-        children.append(child)
-        return child
+    After the test each of them is killed, with the process group that it leads, if any, and its log is checked.
+    """
+    started: list[tuple[Executor, bool]] = []
+
+    def start(package_dir: object = package_dir, command: list[str] = executor_command, **options: object) -> Executor:
+        executor = Executor(command, package_dir, **options)
+        started.append((executor, bool(options.get("start_new_session"))))
+        return executor
 
     yield start
-    for child in children:
-        child.kill()
+    try:
+        for executor, _ in started:
+            executor.check_log()
+    finally:
+        for executor, leads_group in started:
+            if leads_group:
+                try:
+                    os.killpg(executor.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            executor.kill()
 
 
 @pytest.fixture
-def handle(executor_command: list[str], package_dir: Path):
-    """An ExecutorHandle over the executor under test."""
+def handle(executor_command: list[str], package_dir: Path) -> Iterator[object]:
+    """An ExecutorHandle with the executor under test."""
     from spider_executor import ExecutorHandle
 
     with ExecutorHandle(package_dir, executor_command) as handle:

@@ -10,14 +10,13 @@ import shutil
 import signal
 import subprocess
 
-import cli
 import pytest
-import support
+from helpers import build, cli, executor
 
 pytestmark = pytest.mark.ours
 
 PREFIX = "__spider_tdl_package_"
-VARIANT = support.ROOT / "tests" / "packages" / "variant.c"
+VARIANT = build.PACKAGES / "odd.c"
 
 
 def report(directory, *arguments, **env):
@@ -46,7 +45,7 @@ def link_against_nothing(directory, target):
     def link(output, *needed):
         names = [f"-l:{name}" for name in needed]
         flags = ["-shared", "-fPIC", "-Wl,--no-as-needed", f"-Wl,-rpath,{directory}", f"-L{directory}"]
-        subprocess.run([support.CC, *flags, "-o", output, source, *names], check=True, timeout=60)
+        subprocess.run([build.CC, *flags, "-o", output, source, *names], check=True, timeout=60)
 
     link(directory / "libinner_gone.so")
     link(directory / "libouter_gone.so.2")
@@ -62,19 +61,19 @@ def unwell(tmp_path_factory, build_package):
     directory = tmp_path_factory.mktemp("unwell")
 
     def variant(name, *flags):
-        support.stage(directory, name, build_package(VARIANT, f'-DNAME="{name}"', *flags))
+        build.stage(directory, name, build_package(VARIANT, f'-DNAME="{name}"', *flags))
 
     variant("no_version", "-DNO_VERSION")
     variant("no_name", "-DNO_NAME")
     variant("no_execute", "-DNO_EXECUTE")
-    variant("other_abi", "-DMAJOR=3", "-DMINOR=4")
+    variant("other_abi", "-DVERSION=3,4,7")
     variant("init_fails", '-DINIT=failure("ExecutionError","no\\x20licence")')
     variant("init_babbles", '-DINIT=copied(1,"\\xc1",1)')
     variant("init_crashes", "-DINIT=(abort(),number(1))")
     variant("init_exits", '-DINIT=(puts("no\\x20licence"),exit(0),number(1))')
     variant("constructor_crashes", "-DCONSTRUCTOR=raise(SIGSEGV)", "-include", "signal.h")
     variant("undefined", "-DUNDEFINED")
-    support.stage(directory, "not_utf8", build_package(VARIANT, '-DNAME="\\xff"'))
+    build.stage(directory, "not_utf8", build_package(VARIANT, '-DNAME="\\xff"'))
 
     good = build_package(VARIANT)
     for name in ("foreign", "small", "short", "text", "needy", "pipe", "dangling", "misnamed"):
@@ -164,7 +163,7 @@ def test_a_package_that_would_not_serve(unwell, name, symbols, init, text, advic
 def test_the_advice_on_a_crash_is_a_command_that_crashes(unwell):
     for name, status in (("init_crashes", -signal.SIGABRT), ("constructor_crashes", -signal.SIGSEGV)):
         _, _, command = unwell[name]["problems"][0]["advice"].partition("gdb --args ")
-        assert subprocess.run(shlex.split(command), timeout=support.DEADLINE, check=False).returncode == status
+        assert subprocess.run(shlex.split(command), timeout=executor.DEADLINE, check=False).returncode == status
 
 
 def test_all_missing_libraries_are_named(unwell):
@@ -219,29 +218,29 @@ def test_init_sees_the_environment_of_the_command(package_dir):
 
 def test_init_sees_the_directory_as_in_an_executor(tmp_path, build_package):
     init = '-DINIT=getenv("SPIDER_TDL_PACKAGE_DIR")?number(1):failure("ExecutionError","unset")'
-    support.stage(tmp_path, "variant", build_package(VARIANT, init))
+    build.stage(tmp_path, "odd", build_package(VARIANT, init))
     assert report(tmp_path)[0] == 0
 
 
 def test_where_links_lead_and_aliases_are_no_duplicates(tmp_path, build_package):
-    real = support.stage(tmp_path / "store", "variant", build_package(VARIANT))
+    real = build.stage(tmp_path / "store", "odd", build_package(VARIANT))
     directory = tmp_path / "packages"
     directory.mkdir()
-    (directory / "variant").symlink_to(real.parent)
+    (directory / "odd").symlink_to(real.parent)
     (directory / "alias").mkdir()
     (directory / "alias" / "libalias.so").symlink_to(real)
     status, packages = report(directory)
     assert status == 0
     assert [package["leads_to"] for package in packages.values()] == [str(real), str(real)]
-    assert packages["variant"]["warnings"] == []
+    assert packages["odd"]["warnings"] == []
     (warning,) = packages["alias"]["warnings"]
-    assert warning["text"].endswith(": variant")
+    assert warning["text"].endswith(": odd")
     assert warning["advice"].startswith("Rename")
 
 
 def test_two_files_that_declare_one_name(tmp_path, build_package):
     for name in ("one", "two", "three"):
-        support.stage(tmp_path, name, build_package(VARIANT, f'-DNAME="{name.replace("two", "one")}"'))
+        build.stage(tmp_path, name, build_package(VARIANT, f'-DNAME="{name.replace("two", "one")}"'))
     status, packages = report(tmp_path)
     assert status == 1
     assert packages["one"]["problems"][0]["text"].startswith("two declares the name one too")
@@ -251,7 +250,7 @@ def test_two_files_that_declare_one_name(tmp_path, build_package):
 
 
 def test_a_package_that_hangs(tmp_path, build_package):
-    support.stage(tmp_path, "hang", build_package(VARIANT, '-DNAME="hang"', "-DINIT=(pause(),number(1))"))
+    build.stage(tmp_path, "hang", build_package(VARIANT, '-DNAME="hang"', "-DINIT=(pause(),number(1))"))
     status, packages = report(tmp_path, "--timeout", "1")
     assert status == 1
     assert packages["hang"]["problems"][0]["text"].endswith(": no end after 1 s")
@@ -259,7 +258,7 @@ def test_a_package_that_hangs(tmp_path, build_package):
 
 def test_ctrl_c_ends_what_hangs(tmp_path, build_package):
     library = build_package(VARIANT, '-DNAME="hang"', f'-DINIT=(fclose(fopen("{tmp_path}/pid","w")),pause(),number(1))')
-    support.stage(tmp_path / "packages", "hang", library)
+    build.stage(tmp_path / "packages", "hang", library)
     probes = []
 
     def ready(pid):
@@ -295,11 +294,11 @@ def test_a_name_that_no_executor_takes(package_dir, name):
 def test_what_a_package_starts_is_ended(tmp_path, build_package):
     source = tmp_path / "starts.c"
     source.write_text(STARTS_A_PROCESS)
-    support.stage(tmp_path, "starts", build_package(source))
+    build.stage(tmp_path, "starts", build_package(source))
     status, _ = report(tmp_path, "starts", STARTED=str(tmp_path / "pid"))
     assert status == 0
     pid = int((tmp_path / "pid").read_text())
-    support.wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the process to end")
+    executor.wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the process to end")
 
 
 # ------------------------------------------------------------------------------------------------------- for people
@@ -308,7 +307,7 @@ def test_what_a_package_starts_is_ended(tmp_path, build_package):
 def test_the_table(package_dir, tmp_path, build_package):
     for name in ("integration_test_tasks", "complex"):
         shutil.copytree(package_dir / name, tmp_path / name)
-    support.stage(tmp_path, "plain", build_package(VARIANT, '-DNAME="plain"'))
+    build.stage(tmp_path, "plain", build_package(VARIANT, '-DNAME="plain"'))
     done = cli.call("check", SPIDER_TDL_PACKAGE_DIR=str(tmp_path))
     assert (done.status, done.stderr) == (0, "")
     machine = f"64-bit {platform.machine()}"
@@ -316,7 +315,7 @@ def test_the_table(package_dir, tmp_path, build_package):
 PACKAGE                 SERVES  DECLARES                ABI    BUILT FOR  SYMBOLS  INIT       LIBRARY
 complex                 yes     complex                 0.1.0  MACHINE  all      succeeded  DIR/complex/libcomplex.so
 integration_test_tasks  yes     integration_test_tasks  0.1.0  MACHINE  all      succeeded  DIR/LONG
-plain                   yes     plain                   0.1.7  MACHINE  all      none       DIR/plain/libplain.so
+plain                   yes     plain                   0.1.0  MACHINE  all      none       DIR/plain/libplain.so
 """
     for short, long in (
         ("BUILT FOR", f"{'BUILT FOR':{len(machine)}}"),
@@ -329,8 +328,8 @@ plain                   yes     plain                   0.1.7  MACHINE  all     
 
 
 def test_problems_and_warnings_below_the_table(tmp_path, build_package):
-    support.stage(tmp_path, "a", build_package(VARIANT, '-DNAME="a\\x1b[2J\\n"'))
-    support.stage(tmp_path, "b", build_package(VARIANT, "-DMINOR=9"))
+    build.stage(tmp_path, "a", build_package(VARIANT, '-DNAME="a\\x1b[2J\\n"'))
+    build.stage(tmp_path, "b", build_package(VARIANT, "-DVERSION=0,9,7"))
     done = cli.call("check", "--package-dir", tmp_path)
     assert (done.status, done.stderr) == (1, "")
     head, row_a, row_b, *rest = done.stdout.decode().splitlines()

@@ -6,9 +6,8 @@ import re
 import subprocess
 import sys
 
-import cli
 import pytest
-import support
+from helpers import build, cli, executor
 
 import spider_executor
 
@@ -81,7 +80,7 @@ def test_help_to_a_closed_stdout_and_to_a_full_disk():
     line = f"{' '.join(cli.COMMAND)} --help"
     for redirection, status in ((">&-", 0), ("> /dev/full", 1)):
         done = subprocess.run(
-            ["sh", "-c", f"{line} {redirection}"], capture_output=True, timeout=support.DEADLINE, check=False
+            ["sh", "-c", f"{line} {redirection}"], capture_output=True, timeout=executor.DEADLINE, check=False
         )
         assert done.returncode == status
         assert b"Traceback" not in done.stderr
@@ -92,8 +91,8 @@ def test_a_start_imports_little():
         *("argparse", "dataclasses", "difflib", "enum", "json", "logging", "pathlib"),
         *("random", "re", "shlex", "signal", "subprocess", "tempfile", "threading", "typing"),
     }
-    code = f"import sys; sys.path.insert(0, {str(support.ROOT)!r}); import spider_executor; print(*sys.modules)"
+    code = f"import sys; sys.path.insert(0, {str(build.ROOT)!r}); import spider_executor; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, timeout=support.DEADLINE, check=True
+        [sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, timeout=executor.DEADLINE, check=True
     ).stdout
     assert unwanted & set(loaded.decode().split()) == set()

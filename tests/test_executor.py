@@ -12,15 +12,14 @@ import sys
 import termios
 import time
 
-import hostile
-import odd
 import pytest
-import support
 import vectors
-from support import SHUTDOWN, execute
+from helpers import build, executor, odd, process
+from helpers.executor import SHUTDOWN
+from helpers.executor import request as execute
 
 import protocol
-from protocol import Custom, Execute, Success, TaskContext, TaskError, encode_frame, encode_request
+from protocol import Custom, Execute, Success, TaskError, encode_frame, encode_request
 
 TASKS = "integration_test_tasks"
 FIBONACCI = execute(TASKS, "fibonacci", 10)
@@ -34,13 +33,13 @@ def drain(fd: int) -> None:
         fcntl.ioctl(fd, termios.FIONREAD, left)
         return left[0] == 0
 
-    deadline = time.monotonic() + support.DEADLINE
+    deadline = time.monotonic() + executor.DEADLINE
     while not empty():
         assert time.monotonic() < deadline, "the executor does not read its input"
         time.sleep(0.0002)
 
 
-def send_drained(child: support.Child, data: bytes) -> None:
+def send_drained(child: executor.Executor, data: bytes) -> None:
     child.send(data)
     drain(child.process.stdin.fileno())
 
@@ -58,7 +57,7 @@ def test_pipelined_requests_are_answered_in_order(spawn):
     expected = [0, 1]
     while len(expected) < 20:
         expected.append(expected[-1] + expected[-2])
-    found = support.responses(output)
+    found = executor.responses(output)
     assert found[100] == TaskError(Custom("this task always fails"))
     assert found[300] == [["x" * 3000]]
     del found[300], found[100], numbers[300], numbers[100]
@@ -90,8 +89,8 @@ def test_requests_split_at_every_byte(spawn):
     for cut in range(1, len(stream)):
         send_drained(child, stream[:cut])
         child.send(stream[cut:])
-        assert support.outcome(child.receive()) == [55], cut
-        assert support.outcome(child.receive()) == TaskError(Custom("this task always fails")), cut
+        assert executor.outcome(child.receive()) == [55], cut
+        assert executor.outcome(child.receive()) == TaskError(Custom("this task always fails")), cut
     assert child.finish() == (b"", 0)
 
 
@@ -99,14 +98,14 @@ def test_requests_one_byte_at_a_time(spawn):
     child = spawn()
     for byte in FIBONACCI + FIBONACCI:
         send_drained(child, bytes((byte,)))
-    assert [support.outcome(child.receive()) for _ in range(2)] == [[55], [55]]
+    assert [executor.outcome(child.receive()) for _ in range(2)] == [[55], [55]]
 
 
 def test_responses_read_one_byte_at_a_time(spawn):
     child = spawn()
     child.send(FIBONACCI * 3)
-    output = b"".join(child._read(1) for _ in range(3 * 37))
-    assert support.responses(output) == [[55]] * 3
+    output = b"".join(child.read(1) for _ in range(3 * 37))
+    assert executor.responses(output) == [[55]] * 3
 
 
 def test_frames_of_many_sizes(spawn):
@@ -115,9 +114,9 @@ def test_frames_of_many_sizes(spawn):
     sizes = [0, 1, 4000, 65536, 3, 70_000, 1 << 20, 5, 0, 3 << 20, 17]
     for size in sizes:
         child.send(execute(TASKS, "sleep_and_echo", ["x" * size]))
-        assert support.outcome(child.receive()) == [["x" * size]]
+        assert executor.outcome(child.receive()) == [["x" * size]]
     output, status = child.finish(b"".join(execute(TASKS, "sleep_and_echo", ["y" * size]) for size in sizes))
-    assert support.responses(output) == [[["y" * size]] for size in sizes]
+    assert executor.responses(output) == [[["y" * size]] for size in sizes]
     assert status == 0
 
 
@@ -129,9 +128,9 @@ def test_the_largest_request(spawn):
     child = spawn()
     for _ in range(2):
         child.send(frame)
-        assert support.outcome(child.receive()) == [[text]]
+        assert executor.outcome(child.receive()) == [[text]]
     child.send(FIBONACCI)
-    assert support.outcome(child.receive()) == [55]
+    assert executor.outcome(child.receive()) == [55]
 
 
 def test_elapsed_us(spawn):
@@ -146,10 +145,10 @@ def test_elapsed_us(spawn):
 
 
 def test_elapsed_us_includes_loading(spawn, build_package, tmp_path):
-    slow = odd.build(build_package, "-DSLOW_LOAD")
-    support.stage(tmp_path, "odd", slow)
+    slow = odd.build(build_package, "-DCONSTRUCTOR=usleep(20000)")
+    build.stage(tmp_path, "odd", slow)
     child = spawn(tmp_path)
-    child.send(execute("odd", "outputs"))
+    child.send(execute("odd", "inputs"))
     assert child.receive().elapsed_us >= 20000
 
 
@@ -162,7 +161,7 @@ def test_bytes_behind_a_request_are_ignored(spawn):
     for behind in (b"\0", b"\xff" * 100, FIBONACCI):
         frames.append(encode_frame(FIBONACCI[4:] + behind))
     output, status = child.finish(b"".join(frames) + encode_frame(SHUTDOWN[4:] + b"behind") + b"and garbage")
-    assert support.responses(output) == [[55]] * 3
+    assert executor.responses(output) == [[55]] * 3
     assert status == 0
 
 
@@ -197,7 +196,7 @@ def test_a_body_that_does_not_decode(spawn, body):
     """No reply, and nothing behind it is served; what came before has been."""
     child = spawn()
     output, status = child.finish(FIBONACCI + encode_frame(bytes.fromhex(body)) + FIBONACCI)
-    assert support.responses(output) == [[55]]
+    assert executor.responses(output) == [[55]]
     assert status == 1
 
 
@@ -212,7 +211,7 @@ def test_a_frame_too_long(spawn, header):
     """Its header is enough: the executor does not wait for the body."""
     child = spawn()
     child.send(FIBONACCI + bytes.fromhex(header))
-    assert support.outcome(child.receive()) == [55]
+    assert executor.outcome(child.receive()) == [55]
     assert child.wait() == 1
 
 
@@ -270,7 +269,7 @@ def test_the_input_ends_between_frames(spawn):
     assert spawn().finish() == (b"", 0)
     child = spawn()
     output, status = child.finish(FIBONACCI)
-    assert support.responses(output) == [[55]]
+    assert executor.responses(output) == [[55]]
     assert status == 0
 
 
@@ -278,7 +277,7 @@ def test_the_input_ends_between_frames(spawn):
 @pytest.mark.parametrize("before", [b"", FIBONACCI])
 def test_the_input_ends_inside_a_frame(spawn, size, before):
     output, status = spawn().finish(before + FIBONACCI[:size])
-    assert support.responses(output) == [[55]] * bool(before)
+    assert executor.responses(output) == [[55]] * bool(before)
     assert status == 1
 
 
@@ -286,7 +285,7 @@ def test_the_input_ends_inside_a_frame(spawn, size, before):
 @pytest.mark.parametrize("before", [b"", FIBONACCI])
 def test_the_input_ends_behind_a_header(spawn, before):
     output, status = spawn().finish(before + FIBONACCI[:4])
-    assert support.responses(output) == [[55]] * bool(before)
+    assert executor.responses(output) == [[55]] * bool(before)
     assert status == 1
 
 
@@ -294,7 +293,7 @@ def test_shutdown(spawn):
     """It is not answered; the executor does not wait for the end of the input."""
     child = spawn()
     child.send(FIBONACCI + SHUTDOWN)
-    assert support.outcome(child.receive()) == [55]
+    assert executor.outcome(child.receive()) == [55]
     assert child.wait() == 0
     assert child.process.stdout.read() == b""
 
@@ -309,48 +308,40 @@ def test_what_is_behind_shutdown_is_ignored(spawn, behind):
 )
 def test_destructors_and_atexit_handlers_run(spawn, build_package, tmp_path, end, status):
     trace = odd.Trace(tmp_path)
-    support.stage(tmp_path, "odd", odd.build(build_package))
+    build.stage(tmp_path, "odd", odd.build(build_package))
     child = spawn(tmp_path, env=trace.env)
     output, found = child.finish(execute("odd", "atexit") + end)
-    assert (len(output), found) == (28, status)
+    assert (executor.responses(output), found) == ([[1]], status)
     assert sorted(trace.take()[-2:]) == ["atexit", "unload"]
 
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_end_it(spawn, build_package, tmp_path, number, busy):
-    trace = odd.Trace(tmp_path)
-    support.stage(tmp_path, "odd", odd.build(build_package))
-    child = spawn(tmp_path, env=trace.env)
-    child.send(execute("odd", "outputs"))
-    child.receive()
-    trace.take()
+def test_signals_end_it(spawn, number, busy):
+    child = spawn()
+    assert child.serves()
     if busy:
-        child.send(execute("odd", "hang"))
-        support.wait_for(lambda: trace.path.exists() and "hangs" in trace.path.read_text(), "the task to hang")
+        child.send(execute("crashing", "hang"))
+        executor.wait_for(child.stderr, "the task to hang")
     child.process.send_signal(number)
     assert child.wait() == -number
     assert child.process.stdout.read() == b""
-    if busy:
-        assert trace.take() == ["execute", "hangs"]
 
 
 @pytest.mark.parametrize(
-    ("task", "number", "status"),
+    ("package", "task", "status"),
     [
-        ("_exit", 0, 0),
-        ("_exit", 1, 1),
-        ("_exit", 77, 77),
-        ("segfault", 8, -signal.SIGSEGV),
-        ("raise", signal.SIGABRT, -signal.SIGABRT),
-        ("raise", signal.SIGKILL, -signal.SIGKILL),
+        ("exiting", "_exit:0", 0),
+        ("exiting", "_exit:1", 1),
+        ("exiting", "_exit:77", 77),
+        ("crashing", "sigsegv:8", -signal.SIGSEGV),
+        ("crashing", f"raise:{int(signal.SIGABRT)}", -signal.SIGABRT),
+        ("crashing", "raise:9", -signal.SIGKILL),
     ],
 )
-def test_a_crash_is_seen_in_the_status(spawn, build_package, tmp_path, task, number, status):
-    support.stage(tmp_path, "odd", odd.build(build_package))
-    child = spawn(tmp_path)
-    request = Execute("odd", task, TaskContext().encode(), bytes((number,)) + bytes(7))
-    output, found = child.finish(encode_frame(encode_request(request)) + execute("odd", "outputs"))
+def test_a_crash_is_seen_in_the_status(spawn, package, task, status):
+    child = spawn()
+    output, found = child.finish(execute(package, task) + execute("odd", "inputs"))
     assert (output, found) == (b"", status)
 
 
@@ -407,7 +398,7 @@ def test_tasks_see_the_environment(spawn):
 @pytest.mark.parametrize("form", ["module", "script", "executable"])
 def test_ways_to_start_it(tmp_path, package_dir, form):
     (tmp_path / "python3").symlink_to(sys.executable)
-    program = str(support.ROOT / "spider_executor.py")
+    program = str(build.ROOT / "spider_executor.py")
     commands = {
         "module": [sys.executable, "-m", "spider_executor"],
         "script": [sys.executable, program],
@@ -419,11 +410,11 @@ def test_ways_to_start_it(tmp_path, package_dir, form):
         commands[form],
         input=FIBONACCI,
         capture_output=True,
-        cwd=support.ROOT,
+        cwd=build.ROOT,
         env=environment,
-        timeout=support.DEADLINE,
+        timeout=executor.DEADLINE,
     )
-    assert support.responses(done.stdout) == [[55]]
+    assert executor.responses(done.stdout) == [[55]]
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -433,10 +424,10 @@ def test_two_files_are_enough(tmp_path, package_dir):
     vendored = tmp_path / "vendored"
     vendored.mkdir()
     for name in ("spider_executor.py", "protocol.py"):
-        shutil.copy(support.ROOT / name, vendored)
+        shutil.copy(build.ROOT / name, vendored)
     (tmp_path / "spider-task-executor").symlink_to(vendored / "spider_executor.py")
     for path in (vendored / "spider_executor.py", tmp_path / "spider-task-executor"):
-        child = support.Child([sys.executable, "-IS", str(path)], package_dir, cwd="/")
+        child = executor.Executor([sys.executable, "-IS", str(path)], package_dir, cwd="/")
         try:
             assert child.call(TASKS, "fibonacci", 10) == [55]
             assert child.finish() == (b"", 0)
@@ -451,7 +442,7 @@ def test_stdin_is_a_terminal(spawn, package_dir):
     try:
         child = spawn(stdin=child_end, env={"RUST_LOG": "off"})
         os.close(child_end)
-        support.wait_for(child.stderr, "a line on stderr")
+        executor.wait_for(child.stderr, "a line on stderr")
         (line,) = child.log_lines()
         assert "stdin" in line["fields"]["message"]
         assert "--help" in line["fields"]["message"]
@@ -461,9 +452,9 @@ def test_stdin_is_a_terminal(spawn, package_dir):
 
 
 def test_outputs_of_zero_bytes_are_sent_on(spawn, build_package, tmp_path):
-    support.stage(tmp_path, "odd", odd.build(build_package))
+    build.stage(tmp_path, "odd", odd.build(build_package))
     child = spawn(tmp_path)
-    child.send(encode_frame(encode_request(Execute("odd", "outputs", b"", b""))))
+    child.send(encode_frame(encode_request(Execute("odd", "inputs", b"", b""))))
     assert child.receive().outcome == Success(b"")
 
 
@@ -475,9 +466,9 @@ def test_the_names_of_tasks_do_not_fill_the_memory(spawn):
     child = spawn()
     sizes = []
     for first in range(0, 60_000, 500):
-        child.send(b"".join(support.execute("complex", f"no task {n}") for n in range(first, first + 500)))
+        child.send(b"".join(executor.request("complex", f"no task {n}") for n in range(first, first + 500)))
         for _ in range(500):
-            assert isinstance(support.outcome(child.receive()), protocol.TaskError)
-        sizes.append(hostile.memory(child.pid, "VmRSS"))
+            assert isinstance(executor.outcome(child.receive()), protocol.TaskError)
+        sizes.append(process.memory(child.pid, "VmRSS"))
     # A call that is kept takes most of a KiB, and 40,000 more of them would.
     assert sizes[-1] - sizes[39] < 8 << 20

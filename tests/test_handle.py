@@ -9,9 +9,8 @@ import subprocess
 import sys
 import threading
 
-import odd
 import pytest
-import support
+from helpers import build, executor, odd
 
 import protocol
 import spider_executor
@@ -69,11 +68,11 @@ def start(executor_command, package_dir):
 
 @pytest.fixture
 def odd_dir(build_package, tmp_path):
-    support.stage(tmp_path, "odd", odd.build(build_package))
+    build.stage(tmp_path, "odd", odd.build(build_package))
     return tmp_path
 
 
-def run(handle, task, *values, package=TASKS, timeout=support.DEADLINE, **options):
+def run(handle, task, *values, package=TASKS, timeout=executor.DEADLINE, **options):
     return handle.execute(package, task, *values, timeout=timeout, **options)
 
 
@@ -84,7 +83,7 @@ def test_success(start):
     handle = start()
     outcome = run(handle, "fibonacci", 10)
     assert outcome == TaskSuccess([55], outcome.elapsed_us)
-    assert 0 <= outcome.elapsed_us < support.DEADLINE * 1e6
+    assert 0 <= outcome.elapsed_us < executor.DEADLINE * 1e6
     assert run(handle, "sleep_and_echo", ["a", "é"]).outputs == [["a", "é"]]
     assert run(handle, "assert_initialized").outputs == []
 
@@ -136,7 +135,7 @@ def test_an_executor_that_is_slow_to_die_is_killed(start):
 def test_a_deadline_that_is_met(start):
     handle = start()
     for _ in range(3):
-        assert run(handle, "fibonacci", 10, timeout=support.DEADLINE).outputs == [55]
+        assert run(handle, "fibonacci", 10, timeout=executor.DEADLINE).outputs == [55]
     assert handle.execute(TASKS, "fibonacci", 10).outputs == [55]
 
 
@@ -146,22 +145,23 @@ def test_a_deadline_that_is_met(start):
         ("_exit", 0, TaskCrash(0, None), "exit code 0"),
         ("_exit", 7, TaskCrash(7, None), "exit code 7"),
         ("_exit", 255, TaskCrash(255, None), "exit code 255"),
-        ("segfault", 8, TaskCrash(None, "SIGSEGV"), "killed by SIGSEGV"),
+        ("sigsegv", 8, TaskCrash(None, "SIGSEGV"), "killed by SIGSEGV"),
         ("raise", signal.SIGABRT, TaskCrash(None, "SIGABRT"), "killed by SIGABRT"),
         ("raise", signal.SIGKILL, TaskCrash(None, "SIGKILL"), "killed by SIGKILL"),
         ("raise", signal.SIGTERM, TaskCrash(None, "SIGTERM"), "killed by SIGTERM"),
         ("raise", 40, TaskCrash(None, "signal 40"), "killed by signal 40"),
     ],
 )
-def test_crash(start, odd_dir, task, number, crash, text):
-    handle = start(odd_dir)
-    request = Execute("odd", task, TaskContext().encode(), bytes((number,)) + bytes(7))
-    found = handle.request(request, support.DEADLINE)
+def test_crash(start, task, number, crash, text):
+    handle = start()
+    package = "exiting" if task == "_exit" else "crashing"
+    request = Execute(package, f"{task}:{int(number)}", TaskContext().encode(), bytes(4))
+    found = handle.request(request, executor.DEADLINE)
     assert found == crash
     assert str(found) == text
     assert is_gone(handle.pid)
     with pytest.raises(ExecutorGone, match=text):
-        handle.request(request, support.DEADLINE)
+        handle.request(request, executor.DEADLINE)
 
 
 def test_an_executor_that_does_not_start(start, tmp_path):
@@ -205,7 +205,7 @@ def test_a_timeout_beyond_what_poll_takes(start, timeout):
 
 @pytest.mark.parametrize(
     ("task", "values", "timeout", "kind"),
-    [("always_panic", [], support.DEADLINE, TaskCrash), ("sleep_and_echo", [["a"]], 0.3, TaskTimeout)],
+    [("always_panic", [], executor.DEADLINE, TaskCrash), ("sleep_and_echo", [["a"]], 0.3, TaskTimeout)],
 )
 def test_no_pipe_stays_open_once_the_executor_has_ended(executor_command, package_dir, task, values, timeout, kind):
     before = open_files()
@@ -304,16 +304,16 @@ def test_outputs_that_are_no_payload(start, odd_dir):
     handle = start(odd_dir)
     with pytest.raises(ProtocolError):
         run(handle, "task name that is given back", package="odd")
-    assert handle.request(Execute("odd", "outputs", b"", b"\xff"), support.DEADLINE).outcome == Success(b"\xff")
+    assert handle.request(Execute("odd", "inputs", b"", b"\xff"), executor.DEADLINE).outcome == Success(b"\xff")
 
 
 def test_request_is_raw(start):
     handle = start()
     request = Execute(TASKS, "fibonacci", TaskContext().encode(), protocol.pack_values(10))
-    response = handle.request(request, support.DEADLINE)
+    response = handle.request(request, executor.DEADLINE)
     assert response == Result(Success(protocol.pack_values(55)), response.elapsed_us)
     request = Execute(TASKS, "always_fail", TaskContext().encode(), bytes(4))
-    assert isinstance(handle.request(request, support.DEADLINE).outcome, Failure)
+    assert isinstance(handle.request(request, executor.DEADLINE).outcome, Failure)
 
 
 def test_a_context(start):
@@ -407,7 +407,7 @@ def test_shutdown_sends_the_request(start, tmp_path):
     """It does not only close the pipe."""
     script = f"import os, sys; open({str(tmp_path / 'got')!r}, 'wb').write(sys.stdin.buffer.read()); sys.exit(4)"
     handle = start(command=[sys.executable, "-IS", "-c", script])
-    assert handle.shutdown(support.DEADLINE) == 4
+    assert handle.shutdown(executor.DEADLINE) == 4
     assert (tmp_path / "got").read_bytes() == bytes.fromhex("00000004 01000000")
 
 
@@ -431,7 +431,7 @@ def test_an_executor_that_does_not_end_is_killed(start):
 def test_close_lets_the_executor_end_by_itself(executor_command, odd_dir):
     trace = odd.Trace(odd_dir)
     with ExecutorHandle(odd_dir, executor_command, {**os.environ, **trace.env}) as handle:
-        handle.request(Execute("odd", "outputs", b"", b""), support.DEADLINE)
+        handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
     assert trace.take()[-1] == "unload"
 
 

@@ -10,10 +10,8 @@ import socket
 import struct
 from pathlib import Path
 
-import hostile
 import pytest
-import support
-from hostile import end_of, serves
+from helpers import build, executor, process
 
 from protocol import (
     Custom,
@@ -28,27 +26,27 @@ from protocol import (
 )
 from spider_executor import ExecutorHandle, TaskTimeout
 
-VARIANT = Path(__file__).resolve().parent / "packages" / "variant.c"
+VARIANT = build.PACKAGES / "odd.c"
 UNIQUE = VARIANT.with_name("unique.cpp")
 
-needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
+needs_cxx = pytest.mark.skipif(build.CXX is None, reason="there is no C++ compiler")
 
 
 @pytest.fixture
 def start(spawn):
-    yield from hostile.checked(spawn)
+    return spawn
 
 
 @pytest.fixture
 def packages(package_dir, tmp_path):
     """A directory with the good package `buffers`, for others to be put beside it."""
-    support.stage(tmp_path, "buffers", package_dir / "buffers" / "libbuffers.so")
+    build.stage(tmp_path, "buffers", package_dir / "buffers" / "libbuffers.so")
     return tmp_path
 
 
 @pytest.fixture
 def variant(build_package):
-    """Builds variant.c with macros."""
+    """Builds odd.c with macros."""
 
     def build(**macros):
         return build_package(VARIANT, *(f"-D{name}={value}" for name, value in macros.items()))
@@ -69,7 +67,7 @@ def refusal(child, name, error_type):
     error = child.call(name, "answer")
     assert type(error) is error_type, error
     assert child.call(name, "answer") == error  # It was not remembered, or only as an error.
-    assert serves(child)
+    assert child.serves()
     return error
 
 
@@ -139,18 +137,18 @@ NOT_LIBRARIES = [
 
 @pytest.mark.parametrize(("kind", "words"), NOT_LIBRARIES)
 def test_what_is_no_library(start, packages, variant, kind, words):
-    target = packages / "variant" / "libvariant.so"
+    target = packages / "odd" / "libodd.so"
     target.parent.mkdir()
     put(kind, target, variant())
     child = start(packages)
-    text = text_of(refusal(child, "variant", InvalidLibrary))
+    text = text_of(refusal(child, "odd", InvalidLibrary))
     for word in [str(target), *words]:
         assert word in text
 
     # Mended, without a restart.
     target.rmdir() if kind == "directory" else target.unlink()
-    support.stage(packages, "variant", variant())
-    assert child.call("variant", "answer") == [1]
+    build.stage(packages, "odd", variant())
+    assert child.call("odd", "answer") == [1]
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""
 
@@ -158,7 +156,7 @@ def test_what_is_no_library(start, packages, variant, kind, words):
 @pytest.mark.parametrize("name", ["missing", "no/package", "Variant", "variant "])
 def test_a_package_that_is_not_there(start, packages, variant, name):
     child = start(packages)
-    support.stage(packages, "variant", variant())
+    build.stage(packages, "odd", variant())
     text = text_of(refusal(child, name, InvalidLibrary))
     assert str(packages) in text
     assert name in text
@@ -168,13 +166,13 @@ def test_a_package_that_is_not_there(start, packages, variant, name):
 def test_a_package_cut_short_anywhere(start, packages, variant):
     """The loader maps the file; where the file ends before a segment does, a look at it would be SIGBUS."""
     data = variant().read_bytes()
-    target = packages / "variant" / "libvariant.so"
+    target = packages / "odd" / "libodd.so"
     target.parent.mkdir()
     child = start(packages)
     refused = 0
     for size in range(0, len(data), 512):
         target.write_bytes(data[:size])
-        outcome = child.call("variant", "answer")
+        outcome = child.call("odd", "answer")
         if outcome == [1]:
             break  # All that is missing is what a linker needs.
         assert isinstance(outcome, InvalidLibrary)
@@ -182,8 +180,8 @@ def test_a_package_cut_short_anywhere(start, packages, variant):
         assert "short" in text_of(outcome)
         refused += 1
     assert refused > 10
-    assert child.call("variant", "answer") == [1]
-    assert serves(child)
+    assert child.call("odd", "answer") == [1]
+    assert child.serves()
 
 
 BROKEN = {
@@ -193,7 +191,7 @@ BROKEN = {
     "undefined": ({"UNDEFINED": 1}, InvalidLibrary, "nothing_defines_this"),
     "undefined call": ({"UNDEFINED_CALL": 1}, InvalidLibrary, "nothing_defines_this"),
     "not UTF-8": ({"NAME": '"\\xff\\xfe"'}, InvalidUtf8, ""),
-    "newer": ({"MINOR": 2}, IncompatibleVersion, ""),
+    "newer": ({"VERSION": "0,2,7"}, IncompatibleVersion, ""),
     "init": ({"INIT": 'failure("Custom","no_database")'}, PackageInitError, ""),
     "init garbage": ({"INIT": 'copied(1,"garbage",7)'}, ErrorPayloadDeserializationFailure, ""),
     "init nothing": ({"INIT": "(Result){1,(void*)1,0}"}, ErrorPayloadDeserializationFailure, ""),
@@ -205,9 +203,9 @@ BROKEN = {
 )
 def test_a_broken_package_and_its_mending(start, packages, variant, kind):
     macros, error_type, word = BROKEN[kind]
-    target = support.stage(packages, "variant", variant(**macros))
+    target = build.stage(packages, "odd", variant(**macros))
     child = start(packages)
-    error = refusal(child, "variant", error_type)
+    error = refusal(child, "odd", error_type)
     if error_type is InvalidLibrary:
         assert str(target) in text_of(error)
         assert word in text_of(error)
@@ -216,19 +214,19 @@ def test_a_broken_package_and_its_mending(start, packages, variant, kind):
     elif error_type is PackageInitError:
         assert error == PackageInitError(Custom("no_database"))
 
-    replace(packages, "variant", variant(VALUE=2))
-    assert child.call("variant", "answer") == [2]
+    replace(packages, "odd", variant(VALUE=2))
+    assert child.call("odd", "answer") == [2]
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""
 
 
 def test_a_refused_package_may_be_overwritten_in_place(start, packages, variant):
     child = start(packages)
-    for macros in ({"MINOR": 2}, {"NO_EXECUTE": 1}, {"MAJOR": 9}):
-        support.stage(packages, "variant", variant(**macros))
-        assert isinstance(child.call("variant", "answer"), (IncompatibleVersion, InvalidLibrary))
-    support.stage(packages, "variant", variant(VALUE=3))
-    assert child.call("variant", "answer") == [3]
+    for macros in ({"VERSION": "0,2,7"}, {"NO_EXECUTE": 1}, {"VERSION": "9,1,7"}):
+        build.stage(packages, "odd", variant(**macros))
+        assert isinstance(child.call("odd", "answer"), (IncompatibleVersion, InvalidLibrary))
+    build.stage(packages, "odd", variant(VALUE=3))
+    assert child.call("odd", "answer") == [3]
 
 
 @pytest.mark.ours
@@ -245,7 +243,7 @@ def test_a_refused_package_that_the_loader_will_not_unload(start, packages, buil
     assert "/unique/" in Path(f"/proc/{child.pid}/maps").read_text()
     replace(packages, "unique", build_package(UNIQUE, "-DVALUE=7"))
     assert child.call("unique", "answer") == [7]
-    assert serves(child)
+    assert child.serves()
 
 
 def test_a_package_is_refused_a_thousand_times_and_mended(start, packages, build_package):
@@ -262,10 +260,10 @@ def test_a_child_forked_in_a_constructor_runs_no_task(start, packages, build_pac
     trace = tmp_path / "trace"
     constructor = f'({{ if (fork() == 0) {{ (void)!write(open("{trace}", 65, 420), "x", 1); }} }})'
     flags = ["-include", "fcntl.h", "-include", "unistd.h"]
-    replace(packages, "variant", build_package(VARIANT, f"-DCONSTRUCTOR={constructor}", *flags))
+    replace(packages, "odd", build_package(VARIANT, f"-DCONSTRUCTOR={constructor}", *flags))
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
-    support.wait_for(lambda: trace.exists() and child.errors(), "the child")
+    assert child.call("odd", "answer") == [1]
+    executor.wait_for(lambda: trace.exists() and child.errors(), "the child")
     assert child.finish() == (b"", 0)
     (error,) = child.errors()
     assert error["fields"]["message"].startswith("A process that a task forked returned into the executor")
@@ -279,7 +277,7 @@ def test_a_declared_name_of_impossible_length(start, packages, build_package, tm
         "EXPORT Version __spider_tdl_package_get_version(void) { Version v = {0, 1, 0}; return v; }\n"
         'EXPORT View __spider_tdl_package_get_name(void) { View v = {"boundless", (size_t)-1}; return v; }\n'
     )
-    target = support.stage(packages, "boundless", build_package(source, f"-I{VARIANT.parent}"))
+    target = build.stage(packages, "boundless", build_package(source, f"-I{VARIANT.parent}"))
     text = text_of(refusal(start(packages), "boundless", InvalidLibrary))
     assert str(target) in text
     assert "name" in text
@@ -294,7 +292,7 @@ def dependent(packages, build_package, tmp_path):
     )
     shutil.copy(build_package(tmp_path / "dependency.c", "-Wl,-soname,libdependency.so.7"), tmp_path / "libdep.so")
     flags = (f"-I{VARIANT.parent}", f"-L{tmp_path}", "-ldep", f"-Wl,-rpath,{tmp_path}")
-    return support.stage(packages, "dependent", build_package(tmp_path / "dependent.c", *flags))
+    return build.stage(packages, "dependent", build_package(tmp_path / "dependent.c", *flags))
 
 
 def test_a_missing_dependency(start, packages, dependent, tmp_path):
@@ -310,12 +308,12 @@ def test_a_missing_dependency_is_reported_with_who_needs_it(start, packages, dep
 
 
 def test_a_name_that_another_package_has(start, packages, variant):
-    support.stage(packages, "variant", variant())
-    support.stage(packages, "other", variant(VALUE=2))
+    build.stage(packages, "odd", variant())
+    build.stage(packages, "other", variant(VALUE=2))
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
-    assert refusal(child, "other", DuplicatePackage) == DuplicatePackage("variant")
-    assert child.call("variant", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
+    assert refusal(child, "other", DuplicatePackage) == DuplicatePackage("odd")
+    assert child.call("odd", "answer") == [1]
 
     replace(packages, "other", variant(VALUE=2, NAME='"other"'))
     assert child.call("other", "answer") == [2]
@@ -323,10 +321,10 @@ def test_a_name_that_another_package_has(start, packages, variant):
 
 @pytest.mark.ours
 def test_the_init_of_a_duplicate_does_not_run(start, packages, variant):
-    support.stage(packages, "variant", variant())
-    support.stage(packages, "other", variant(INIT='(write(2,"init",4),number(0))'))
+    build.stage(packages, "odd", variant())
+    build.stage(packages, "other", variant(INIT='(write(2,"init",4),number(0))'))
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
     refusal(child, "other", DuplicatePackage)
     assert child.stderr() == ""
 
@@ -379,18 +377,18 @@ def test_the_loader_expands_no_name(start, packages, variant):
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "nonsense"])
 def test_names_beyond_ascii(start, packages, variant, locale):
     name = "días-日本-🕷"
-    support.stage(packages, name, variant(NAME=f'"{name}"'))
+    build.stage(packages, name, variant(NAME=f'"{name}"'))
     child = start(packages, env={"LC_ALL": locale})
     assert child.call(name, "answer") == [1]
-    assert serves(child)
+    assert child.serves()
 
 
 @pytest.mark.ours
 def test_a_crash_in_a_package_whose_name_is_beyond_ascii(start, packages, package_dir):
-    support.stage(packages, "日本", package_dir / "crashing" / "libcrashing.so")
+    build.stage(packages, "日本", package_dir / "crashing" / "libcrashing.so")
     child = start(packages)
-    child.send(support.execute("日本", "sigsegv"))
-    assert end_of(child) == (b"", -signal.SIGSEGV)
+    child.send(executor.request("日本", "sigsegv"))
+    assert child.read_to_end() == (b"", -signal.SIGSEGV)
     assert r"\u65e5\u672c::sigsegv" in child.stderr()
 
 
@@ -402,14 +400,14 @@ def test_odd_names_of_tasks(start, packages, task):
     error = child.call("buffers", task)
     assert isinstance(error, TaskError)
     assert isinstance(error.error, TaskNotFound)
-    assert serves(child)
+    assert child.serves()
 
 
 @pytest.mark.ours
 def test_a_crash_in_a_task_with_a_long_name(start):
     child = start()
-    child.send(support.execute("crashing", "sigsegv:" + "0" * 100_000))
-    assert end_of(child) == (b"", -signal.SIGSEGV)
+    child.send(executor.request("crashing", "sigsegv:" + "0" * 100_000))
+    assert child.read_to_end() == (b"", -signal.SIGSEGV)
     assert "crashing::sigsegv:0000" in child.stderr()
     assert len(child.stderr()) < 10_000
 
@@ -419,21 +417,21 @@ def test_a_crash_in_a_task_with_a_long_name(start):
 
 @pytest.mark.parametrize("change", ["replaced", "removed", "broken"])
 def test_a_loaded_package_keeps_answering(start, packages, variant, change):
-    support.stage(packages, "variant", variant())
+    build.stage(packages, "odd", variant())
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
     if change == "replaced":
-        replace(packages, "variant", variant(VALUE=2))
+        replace(packages, "odd", variant(VALUE=2))
     elif change == "removed":
-        shutil.rmtree(packages / "variant")
+        shutil.rmtree(packages / "odd")
     else:
-        replace(packages, "variant", VARIANT)
-    assert child.call("variant", "answer") == [1]
-    assert child.call("variant", "another") == [1]
-    assert serves(child)
+        replace(packages, "odd", VARIANT)
+    assert child.call("odd", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
+    assert child.serves()
 
     another = start(packages)
-    outcome = another.call("variant", "answer")
+    outcome = another.call("odd", "answer")
     assert outcome == [2] if change == "replaced" else isinstance(outcome, InvalidLibrary)
 
 
@@ -441,7 +439,7 @@ def test_packages_that_come_and_go(start, packages, variant):
     child = start(packages)
     for _ in range(3):
         refusal(child, "late", InvalidLibrary)
-    support.stage(packages, "late", variant(NAME='"late"'))
+    build.stage(packages, "late", variant(NAME='"late"'))
     assert child.call("late", "answer") == [1]
 
 
@@ -449,45 +447,43 @@ def test_packages_that_come_and_go(start, packages, variant):
 
 
 def test_a_constructor_that_hangs_is_the_parents_timeout(executor_command, packages, variant):
-    support.stage(packages, "variant", variant(CONSTRUCTOR="for(;;)pause()"))
+    build.stage(packages, "odd", variant(CONSTRUCTOR="for(;;)pause()"))
     with ExecutorHandle(packages, executor_command) as handle:
-        assert handle.execute("variant", "answer", timeout=0.3) == TaskTimeout(0.3)
-        assert hostile.is_gone(handle.pid)
+        assert handle.execute("odd", "answer", timeout=0.3) == TaskTimeout(0.3)
+        assert process.is_gone(handle.pid)
 
 
 @pytest.mark.ours
 @pytest.mark.parametrize("where", ["CONSTRUCTOR", "INIT"])
 def test_a_crash_while_a_package_is_loaded_names_it(start, packages, variant, where):
-    support.stage(
-        packages, "variant", variant(**{where: "abort()" if where == "CONSTRUCTOR" else "(abort(),number(0))"})
-    )
+    build.stage(packages, "odd", variant(**{where: "abort()" if where == "CONSTRUCTOR" else "(abort(),number(0))"}))
     child = start(packages)
-    child.send(support.execute("variant", "answer"))
-    assert end_of(child) == (b"", -signal.SIGABRT)
-    assert "in variant (loading)\n" in child.stderr()
+    child.send(executor.request("odd", "answer"))
+    assert child.read_to_end() == (b"", -signal.SIGABRT)
+    assert "in odd (loading)\n" in child.stderr()
 
 
 @pytest.mark.ours
 def test_exit_while_a_package_is_loaded(start, packages, variant):
     # The loader's lock is held until then: time for the executor's other thread to want it.
-    support.stage(packages, "variant", variant(CONSTRUCTOR="usleep(50000);exit(0)"))
+    build.stage(packages, "odd", variant(CONSTRUCTOR="usleep(50000);exit(0)"))
     child = start(packages)
-    child.send(support.execute("variant", "answer"))
-    assert end_of(child) == (b"", 1)
+    child.send(executor.request("odd", "answer"))
+    assert child.read_to_end() == (b"", 1)
     (error,) = child.errors()
-    assert error["fields"] == {"message": "exit(0) was called by native code.", "task": "variant (loading)"}
+    assert error["fields"] == {"message": "exit(0) was called by native code.", "task": "odd (loading)"}
 
 
 def test_a_constructor_that_forks(start, packages, variant):
-    support.stage(packages, "variant", variant(CONSTRUCTOR="usleep(50000);if(fork()==0)_exit(0)"))
+    build.stage(packages, "odd", variant(CONSTRUCTOR="usleep(50000);if(fork()==0)_exit(0)"))
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
-    assert serves(child)
+    assert child.call("odd", "answer") == [1]
+    assert child.serves()
 
 
 @pytest.mark.ours
 def test_a_constructor_that_prints_and_reads(start, packages, variant):
-    support.stage(packages, "variant", variant(CONSTRUCTOR='printf("constructed %zd",read(0,NULL,0)+getchar())'))
+    build.stage(packages, "odd", variant(CONSTRUCTOR='printf("constructed %zd",read(0,NULL,0)+getchar())'))
     child = start(packages)
-    assert child.call("variant", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
     assert child.stderr() == "constructed -1"

@@ -16,10 +16,8 @@ import time
 import tty
 from pathlib import Path
 
-import hostile
 import pytest
-import support
-from hostile import end_of, exchange, serves
+from helpers import build, executor, process
 
 import protocol
 from protocol import FRAME_BODY_MAX
@@ -29,24 +27,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def start(spawn):
-    yield from hostile.checked(spawn)
+    return spawn
 
 
 @pytest.fixture
-def start_in_shell(executor_command, package_dir):
+def start_in_shell(spawn, executor_command, package_dir):
     """Starts executors by a line of shell that ends in `exec "$@"`."""
-    children = []
 
-    def spawn(line, command=executor_command, package_dir=package_dir, **options):
-        child = support.Child(["sh", "-c", line, "sh", *command], package_dir, **options)
-        children.append(child)
-        return child
+    def start(line, command=executor_command, package_dir=package_dir, **options):
+        return spawn(package_dir, command, shell=line, **options)
 
-    try:
-        yield from hostile.checked(spawn)
-    finally:
-        for child in children:
-            child.kill()
+    return start
 
 
 def only_error(child):
@@ -99,14 +90,14 @@ class KilledParent:
     def kill(self):
         """Kill the parent, and see the executor end."""
         self.process.kill()
-        self.process.wait(support.DEADLINE)
-        support.wait_for(lambda: hostile.is_gone(self.executor), "the executor's end", 2.0)
-        hostile.check_logs(self.log())
+        self.process.wait(executor.DEADLINE)
+        executor.wait_for(lambda: process.is_gone(self.executor), "the executor's end")
+        assert "Traceback" not in self.log()
 
     def close(self):
         if self.process.returncode is None:
             self.process.kill()
-            self.process.wait(support.DEADLINE)
+            self.process.wait(executor.DEADLINE)
         try:
             os.kill(self.executor, signal.SIGKILL)
         except ProcessLookupError:
@@ -129,7 +120,7 @@ def parent(executor_command, package_dir, tmp_path):
 
 
 def test_a_parent_is_killed_while_the_executor_is_idle(parent):
-    parent = parent(support.execute("buffers", "echo"))
+    parent = parent(executor.request("buffers", "echo"))
     assert parent.process.stdout.readline() == b"reading\n"
     parent.kill()
     assert parent.log() == ""
@@ -138,21 +129,21 @@ def test_a_parent_is_killed_while_the_executor_is_idle(parent):
 @pytest.mark.ours
 @pytest.mark.parametrize("task", ["hang", "spin"])
 def test_a_parent_is_killed_in_the_middle_of_a_task(parent, task):
-    parent = parent(support.execute("crashing", task))
-    support.wait_for(lambda: "hanging\n" in parent.log(), "the task")
+    parent = parent(executor.request("crashing", task))
+    executor.wait_for(lambda: "hanging\n" in parent.log(), "the task")
     parent.kill()
     assert '"The parent is gone while a task runs.","task":"crashing::' + task + '"' in parent.log()
 
 
 def test_a_parent_is_killed_in_the_middle_of_a_large_reply(parent):
-    parent = parent(support.execute("buffers", "zeros:8000000"))
+    parent = parent(executor.request("buffers", "zeros:8000000"))
     assert parent.process.stdout.readline() == b"reading\n"  # and 8 MB more do not fit the pipe
     parent.kill()
 
 
 @pytest.mark.ours
 def test_a_parent_is_killed_in_the_middle_of_a_request(parent):
-    parent = parent(support.execute("buffers", "echo") + b"\0\0")
+    parent = parent(executor.request("buffers", "echo") + b"\0\0")
     assert parent.process.stdout.readline() == b"reading\n"
     parent.kill()
     assert "found the end of the input 2 bytes into it" in parent.log()
@@ -163,8 +154,8 @@ def test_a_parent_is_killed_in_the_middle_of_a_request(parent):
 
 def test_stdin_is_closed_in_the_middle_of_a_task(start):
     child = start(env={"SPIDER_INSTRUMENT_SLEEP_US": "300000"})
-    output, status = child.finish(support.execute("integration_test_tasks", "sleep_and_echo", ["a"]))
-    assert support.responses(output) == [[["a"]]]
+    output, status = child.finish(executor.request("integration_test_tasks", "sleep_and_echo", ["a"]))
+    assert executor.responses(output) == [[["a"]]]
     assert status == 0
     assert child.stderr() == ""
 
@@ -173,8 +164,8 @@ def test_stdin_is_closed_in_the_middle_of_a_task(start):
 @pytest.mark.parametrize("task", ["hang", "spin"])
 def test_stdout_is_closed_in_the_middle_of_a_task(start, task):
     child = start()
-    child.send(support.execute("crashing", task))
-    support.wait_for(child.stderr, "the task")
+    child.send(executor.request("crashing", task))
+    executor.wait_for(child.stderr, "the task")
     child.process.stdout.close()
     assert child.wait() == 1
     (error,) = child.errors()
@@ -184,9 +175,9 @@ def test_stdout_is_closed_in_the_middle_of_a_task(start, task):
 @pytest.mark.ours
 def test_stdout_is_closed_between_requests(start):
     child = start()
-    assert serves(child)
+    assert child.serves()
     child.process.stdout.close()
-    child.send(support.execute("buffers", "echo"))
+    child.send(executor.request("buffers", "echo"))
     assert child.wait() == 1
     assert only_error(child)["message"] == "The parent no longer reads responses."
 
@@ -194,7 +185,7 @@ def test_stdout_is_closed_between_requests(start):
 @pytest.mark.ours
 def test_stdout_is_closed_in_the_middle_of_a_large_reply(start):
     child = start()
-    child.send(support.execute("buffers", "zeros:8000000"))
+    child.send(executor.request("buffers", "zeros:8000000"))
     assert os.read(child.process.stdout.fileno(), 1000)
     child.process.stdout.close()
     assert child.wait() == 1
@@ -206,21 +197,21 @@ def test_stdout_is_closed_in_the_middle_of_a_large_reply(start):
 
 def test_a_parent_that_stops_reading_for_a_while_loses_nothing(start):
     child = start()
-    request = support.execute("buffers", "zeros:3000000") + support.execute("buffers", "echo", "last")
+    request = executor.request("buffers", "zeros:3000000") + executor.request("buffers", "echo", "last")
     child.send(request * 5)
     time.sleep(0.3)
     for _ in range(5):
         assert child.receive().outcome == protocol.Success(bytes(3_000_000))
-        assert support.outcome(child.receive()) == ["last"]
+        assert executor.outcome(child.receive()) == ["last"]
     assert child.finish() == (b"", 0)
 
 
 def test_frames_one_byte_at_a_time(start):
     child = start()
     for number in range(3):
-        for byte in support.execute("buffers", "echo", number):
+        for byte in executor.request("buffers", "echo", number):
             child.send(bytes([byte]))
-        assert support.outcome(child.receive()) == [number]
+        assert executor.outcome(child.receive()) == [number]
     assert child.finish() == (b"", 0)
 
 
@@ -233,7 +224,7 @@ def test_a_hundred_thousand_pipelined_requests(start):
         request = protocol.Execute("buffers", "echo", context, struct.pack("<I", number))
         frames.append(protocol.encode_frame(protocol.encode_request(request)))
     size = protocol.FRAME_HEADER_SIZE + protocol.RESPONSE_OVERHEAD + 4
-    output = exchange(child, b"".join(frames), size * count)
+    output = child.exchange(b"".join(frames), size * count)
     for number in range(count):
         body, _ = protocol.decode_frame(output, number * size)
         assert protocol.decode_response(body)[0].outcome == protocol.Success(struct.pack("<I", number))
@@ -242,14 +233,14 @@ def test_a_hundred_thousand_pipelined_requests(start):
 
 def test_a_request_of_the_largest_size(start):
     child = start()
-    around = len(support.execute("buffers", "echo")) - protocol.FRAME_HEADER_SIZE - 4
+    around = len(executor.request("buffers", "echo")) - protocol.FRAME_HEADER_SIZE - 4
     inputs = random.Random(1).getrandbits(8 * (FRAME_BODY_MAX - around)).to_bytes(FRAME_BODY_MAX - around, "little")
     request = protocol.encode_request(protocol.Execute("buffers", "echo", protocol.TaskContext().encode(), inputs))
     assert len(request) == FRAME_BODY_MAX
     size = protocol.FRAME_HEADER_SIZE + protocol.RESPONSE_OVERHEAD + len(inputs)
-    output = exchange(child, protocol.encode_frame(request), size)
+    output = child.exchange(protocol.encode_frame(request), size)
     assert protocol.decode_response(protocol.decode_frame(output)[0])[0].outcome == protocol.Success(inputs)
-    assert serves(child)
+    assert child.serves()
 
 
 RUBBISH = {
@@ -263,7 +254,7 @@ RUBBISH = {
     "unknown tag": struct.pack(">II", 4, 2),
     "no package": struct.pack(">I", 4) + bytes(4),
     "lengths that overflow": struct.pack(">I", 28) + bytes(4) + b"\xff" * 24,
-    "not UTF-8": support.execute("buffers", "echo").replace(b"buffers", b"buff\xffrs"),
+    "not UTF-8": executor.request("buffers", "echo").replace(b"buffers", b"buff\xffrs"),
 }
 
 
@@ -272,9 +263,9 @@ RUBBISH = {
 def test_rubbish(start, kind, after):
     child = start()
     for _ in range(after):
-        assert serves(child)
+        assert child.serves()
     child.send(RUBBISH[kind])
-    assert end_of(child) == (b"", 1)
+    assert child.read_to_end() == (b"", 1)
 
 
 @pytest.mark.ours
@@ -282,7 +273,7 @@ def test_rubbish(start, kind, after):
 def test_what_is_logged_of_rubbish(start, kind):
     child = start()
     child.send(RUBBISH[kind])
-    assert end_of(child) == (b"", 1)
+    assert child.read_to_end() == (b"", 1)
     fields = only_error(child)
     assert fields["message"] == "The input is not what the protocol says."
     assert "expected" in fields["err"]
@@ -291,8 +282,8 @@ def test_what_is_logged_of_rubbish(start, kind):
 
 def test_replies_before_rubbish_are_not_lost(start):
     child = start()
-    output, status = child.finish(support.execute("buffers", "echo", 1) * 50 + b"\xff" * 8)
-    assert support.responses(output) == [[1]] * 50
+    output, status = child.finish(executor.request("buffers", "echo", 1) * 50 + b"\xff" * 8)
+    assert executor.responses(output) == [[1]] * 50
     assert status == 1
 
 
@@ -300,9 +291,9 @@ def test_replies_before_rubbish_are_not_lost(start):
     "size", [*(pytest.param(size, marks=pytest.mark.ours) for size in (1, 2, 3, 4)), 5, 20, 60], ids=str
 )
 def test_a_torn_frame_and_nothing_more(start, size):
-    frame = support.execute("buffers", "echo", "torn")
+    frame = executor.request("buffers", "echo", "torn")
     child = start()
-    assert serves(child)
+    assert child.serves()
     child.send(frame[:size])
     # It waits for the rest, however long that takes.
     assert select.select([child.process.stdout], [], [], 0.1) == ([], [], [])
@@ -314,19 +305,19 @@ def test_a_torn_frame_and_nothing_more(start, size):
 @pytest.mark.parametrize("size", [1, 4, 20])
 def test_what_is_logged_of_a_torn_frame(start, size):
     child = start()
-    child.send(support.execute("buffers", "echo", "torn")[:size])
+    child.send(executor.request("buffers", "echo", "torn")[:size])
     assert child.finish() == (b"", 1)
     assert f"found the end of the input {size} bytes into it" in only_error(child)["err"]
 
 
 def test_a_frame_that_was_torn_for_a_while(start):
-    frame = support.execute("buffers", "echo", "whole")
+    frame = executor.request("buffers", "echo", "whole")
     child = start()
     for size in range(1, len(frame), 7):
         child.send(frame[:size])
         time.sleep(0.001)
         child.send(frame[size:])
-        assert support.outcome(child.receive()) == ["whole"]
+        assert executor.outcome(child.receive()) == ["whole"]
     assert child.finish() == (b"", 0)
 
 
@@ -352,8 +343,8 @@ def test_no_stdin_or_no_stdout(start_in_shell, closing, name):
 def test_no_stderr(start_in_shell):
     child = start_in_shell('exec "$@" 2>&-')
     for _ in range(3):
-        assert serves(child)
-    assert child.call("variant", "answer") == [1]
+        assert child.serves()
+    assert child.call("odd", "answer") == [1]
     assert child.finish() == (b"", 0)
 
 
@@ -361,9 +352,9 @@ def test_no_stderr(start_in_shell):
 def test_no_stderr_and_a_task_that_prints(start_in_shell):
     child = start_in_shell('exec "$@" 2>&-')
     assert child.call("descriptors", "print:100") == [100]
-    assert serves(child)
-    child.send(support.execute("crashing", "exit:0"))
-    assert end_of(child) == (b"", 1)
+    assert child.serves()
+    child.send(executor.request("exiting", "exit:0"))
+    assert child.read_to_end() == (b"", 1)
 
 
 @pytest.mark.ours
@@ -374,19 +365,19 @@ def test_no_descriptor_at_all(start_in_shell):
 @pytest.mark.parametrize("redirection", ["0</dev/full", "0</dev/zero", "0</dev/urandom"])
 def test_devices_as_stdin(start_in_shell, redirection):
     child = start_in_shell(f'exec "$@" {redirection}')
-    assert end_of(child)[1] == 1
+    assert child.read_to_end()[1] == 1
 
 
 def test_dev_null_as_stdin(start_in_shell):
     child = start_in_shell('exec "$@" 0</dev/null')
-    assert end_of(child) == (b"", 0)
+    assert child.read_to_end() == (b"", 0)
     assert child.stderr() == ""
 
 
 @pytest.mark.parametrize("redirection", ["0</", pytest.param("0>/dev/null", marks=pytest.mark.ours)])
 def test_a_stdin_that_cannot_be_read(start_in_shell, redirection):
     child = start_in_shell(f'exec "$@" {redirection}')
-    assert end_of(child) == (b"", 1)
+    assert child.read_to_end() == (b"", 1)
     assert child.stderr()
 
 
@@ -394,7 +385,7 @@ def test_a_stdin_that_cannot_be_read(start_in_shell, redirection):
 @pytest.mark.parametrize(("redirection", "reason"), [("1>/dev/full", "No space left"), ("1</dev/null", "Bad file")])
 def test_a_stdout_that_cannot_be_written(start_in_shell, redirection, reason):
     child = start_in_shell(f'exec "$@" {redirection}')
-    child.send(support.execute("buffers", "echo"))
+    child.send(executor.request("buffers", "echo"))
     assert child.wait() == 1
     assert reason in only_error(child)["err"]
 
@@ -403,27 +394,27 @@ def test_a_stdout_that_cannot_be_written(start_in_shell, redirection, reason):
 def test_a_stderr_that_cannot_be_written(start_in_shell):
     child = start_in_shell('exec "$@" 2>/dev/full', env={"RUST_LOG": "trace"})
     assert child.call("descriptors", "print:10") == [10]
-    assert serves(child)
+    assert child.serves()
     assert child.finish() == (b"", 0)
 
 
 def test_regular_files(start, tmp_path):
-    (tmp_path / "in").write_bytes(b"".join(support.execute("buffers", "echo", number) for number in range(1000)))
+    (tmp_path / "in").write_bytes(b"".join(executor.request("buffers", "echo", number) for number in range(1000)))
     with open(tmp_path / "in", "rb") as requests, open(tmp_path / "out", "wb") as replies:
         child = start(stdin=requests, stdout=replies)
         assert child.wait() == 0
-    assert support.responses((tmp_path / "out").read_bytes()) == [[number] for number in range(1000)]
+    assert executor.responses((tmp_path / "out").read_bytes()) == [[number] for number in range(1000)]
     assert child.stderr() == ""
 
 
 @pytest.mark.ours
 def test_a_regular_file_while_a_task_runs(start, tmp_path):
     """The watchdog must not take a file for a parent that is gone."""
-    (tmp_path / "in").write_bytes(support.execute("integration_test_tasks", "sleep_and_echo", ["a", "b"]))
+    (tmp_path / "in").write_bytes(executor.request("integration_test_tasks", "sleep_and_echo", ["a", "b"]))
     with open(tmp_path / "in", "rb") as requests, open(tmp_path / "out", "wb") as replies:
         child = start(stdin=requests, stdout=replies, env={"SPIDER_INSTRUMENT_SLEEP_US": "300000"})
         assert child.wait() == 0
-    assert support.responses((tmp_path / "out").read_bytes()) == [[["a", "b"]]]
+    assert executor.responses((tmp_path / "out").read_bytes()) == [[["a", "b"]]]
 
 
 def receive_all(read, size):
@@ -440,12 +431,12 @@ def test_a_socket(start):
     with ours:
         with theirs:
             child = start(stdin=theirs, stdout=theirs)
-        ours.settimeout(support.DEADLINE)
+        ours.settimeout(executor.DEADLINE)
         for text in ("a", "b" * 3_000_000):
-            request = support.execute("buffers", "echo", text)
+            request = executor.request("buffers", "echo", text)
             ours.sendall(request)
             (size,) = struct.unpack(">I", receive_all(ours.recv, 4))
-            assert support.outcome(protocol.decode_response(receive_all(ours.recv, size))[0]) == [text]
+            assert executor.outcome(protocol.decode_response(receive_all(ours.recv, size))[0]) == [text]
         ours.shutdown(socket.SHUT_WR)
         assert child.wait() == 0
     assert child.stderr() == ""
@@ -457,8 +448,8 @@ def test_a_socket_is_closed_in_the_middle_of_a_task(start):
     with ours:
         with theirs:
             child = start(stdin=theirs, stdout=theirs)
-        ours.sendall(support.execute("crashing", "hang"))
-        support.wait_for(child.stderr, "the task")
+        ours.sendall(executor.request("crashing", "hang"))
+        executor.wait_for(child.stderr, "the task")
     assert child.wait() == 1
     (error,) = child.errors()
     assert error["fields"]["message"] == "The parent is gone while a task runs."
@@ -473,7 +464,7 @@ def test_pipes_that_do_not_block(start):
         os.set_blocking(fd, False)
     try:
         child = start(stdin=input_fd, stdout=output_fd)
-        os.write(to_child, support.execute("buffers", "zeros:4000000"))
+        os.write(to_child, executor.request("buffers", "zeros:4000000"))
         time.sleep(0.2)
         (size,) = struct.unpack(">I", receive_all(lambda size: os.read(from_child, size), 4))
         body = receive_all(lambda size: os.read(from_child, size), size)
@@ -491,11 +482,11 @@ def test_a_terminal(start):
     child = start(stdin=theirs, stdout=theirs)
     os.close(theirs)
     try:
-        os.write(ours, support.execute("buffers", "echo", "x" * 1000))
-        assert select.select([ours], [], [], support.DEADLINE)[0]
+        os.write(ours, executor.request("buffers", "echo", "x" * 1000))
+        assert select.select([ours], [], [], executor.DEADLINE)[0]
         (size,) = struct.unpack(">I", receive_all(lambda size: os.read(ours, size), 4))
         body = receive_all(lambda size: os.read(ours, size), size)
-        assert support.outcome(protocol.decode_response(body)[0]) == ["x" * 1000]
+        assert executor.outcome(protocol.decode_response(body)[0]) == ["x" * 1000]
     finally:
         os.close(ours)
     assert child.wait() in (0, 1)
@@ -528,7 +519,7 @@ def place(package_dir):
         for name in ("protocol.py", "spider_executor.py"):
             shutil.copy(ROOT / name, directory / "bin" / name)
             os.chmod(directory / "bin" / name, 0o444)
-        support.stage(directory / "packages", "buffers", package_dir / "buffers" / "libbuffers.so")
+        build.stage(directory / "packages", "buffers", package_dir / "buffers" / "libbuffers.so")
         for path in (directory, directory / "packages", directory / "packages" / "buffers"):
             path.chmod(0o755)
         (directory / "packages" / "buffers" / "libbuffers.so").chmod(0o444)
@@ -561,9 +552,9 @@ def unprivileged():
 
 def all_serve(children):
     for child in children:
-        child.send(support.execute("buffers", "echo", 7))
+        child.send(executor.request("buffers", "echo", 7))
     for child in children:
-        assert support.outcome(child.receive()) == [7]
+        assert executor.outcome(child.receive()) == [7]
         assert child.finish() == (b"", 0)
         assert child.stderr() == ""
 

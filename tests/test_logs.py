@@ -9,9 +9,8 @@ import signal
 import socket
 import time
 
-import odd
 import pytest
-import support
+from helpers import build, executor, odd
 
 from spider_executor import DEBUG, ERROR, INFO, TRACE, WARN, Log, parse_log_filter
 
@@ -151,7 +150,7 @@ def test_a_filter_that_is_no_utf8(spawn):
 
 def test_info_lines_of_a_life(spawn):
     child = spawn(env={"RUST_LOG": "info"})
-    assert child.finish(support.SHUTDOWN) == (b"", 0)
+    assert child.finish(executor.SHUTDOWN) == (b"", 0)
     assert [line["fields"]["message"] for line in child.log_lines()] == [STARTS, SHUTDOWN, EXITS]
     assert {line["level"] for line in child.log_lines()} == {"INFO"}
 
@@ -163,7 +162,7 @@ def test_no_line_by_default(spawn):
     child.call("integration_test_tasks", "fibonacci", 10)
     child.call("integration_test_tasks", "always_fail")
     child.call("no_such_package", "task")
-    assert child.finish(support.SHUTDOWN) == (b"", 0)
+    assert child.finish(executor.SHUTDOWN) == (b"", 0)
     assert child.stderr() == ""
 
 
@@ -192,7 +191,7 @@ def test_the_shape_of_a_line(spawn):
 def test_the_line_number_is_where_it_was_written(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     child.finish()
-    source = (support.ROOT / "spider_executor.py").read_text().splitlines()
+    source = (build.ROOT / "spider_executor.py").read_text().splitlines()
     for entry in child.log_lines():
         assert entry["filename"] == "spider_executor.py"
         assert entry["fields"]["message"] in source[entry["line_number"] - 1]
@@ -224,10 +223,10 @@ def test_text_from_outside_is_escaped(spawn, tmp_path, name):
 @pytest.mark.ours
 def test_names_of_packages_and_tasks_in_the_log(spawn, build_package, tmp_path):
     name = 'p"\n🕷'
-    support.stage(tmp_path, name, odd.build(build_package))
+    build.stage(tmp_path, name, odd.build(build_package))
     child = spawn(tmp_path, env={"RUST_LOG": "debug"})
     task = '"task\\\n\x00🕷'
-    child.send(support.execute(name, task))
+    child.send(executor.request(name, task))
     child.finish()
     lines = child.log_lines()
     (loaded,) = [line["fields"] for line in lines if "loaded" in line["fields"]["message"]]
@@ -242,9 +241,9 @@ def test_names_of_packages_and_tasks_in_the_log(spawn, build_package, tmp_path):
 @pytest.mark.ours
 def test_a_package_under_another_name_is_not_loaded_again(spawn, build_package, tmp_path):
     (tmp_path / "alias").mkdir()
-    (tmp_path / "alias" / "libalias.so").symlink_to(support.stage(tmp_path, "odd", odd.build(build_package)))
+    (tmp_path / "alias" / "libalias.so").symlink_to(build.stage(tmp_path, "odd", odd.build(build_package)))
     child = spawn(tmp_path, env={"RUST_LOG": "info"})
-    child.send(support.execute("odd", "task") + support.execute("alias", "task") + support.execute("odd", "task"))
+    child.send(executor.request("odd", "task") + executor.request("alias", "task") + executor.request("odd", "task"))
     child.finish()
     fields = [line["fields"] for line in child.log_lines()]
     assert [line["package"] for line in fields if line["message"] == "Package loaded."] == ["odd"]
@@ -254,7 +253,7 @@ def test_a_package_under_another_name_is_not_loaded_again(spawn, build_package, 
 @pytest.mark.ours
 def test_a_call_is_traced_before_it_is_made(spawn):
     child = spawn(env={"RUST_LOG": "trace"})
-    child.send(support.execute("crashing", "sigsegv"))
+    child.send(executor.request("crashing", "sigsegv"))
     assert child.wait() == -signal.SIGSEGV
     (line,) = [json.loads(line) for line in child.stderr().split("\n") if '"TRACE"' in line]
     assert (line["fields"]["package"], line["fields"]["task"]) == ("crashing", "sigsegv")

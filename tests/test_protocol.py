@@ -9,8 +9,8 @@ import sys
 import tracemalloc
 
 import pytest
-import support
 import vectors
+from helpers import build
 
 import protocol
 from protocol import (
@@ -120,7 +120,7 @@ before = set(sys.modules)
 import protocol
 print(*set(sys.modules) - before)
 """
-    command = [sys.executable, "-IS", "-c", script, str(support.ROOT)]
+    command = [sys.executable, "-IS", "-c", script, str(build.ROOT)]
     brought = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=20).stdout.decode().split()
     assert set(brought) <= {"protocol", "itertools", "struct", "_struct", "__future__"}
     assert "protocol" in brought

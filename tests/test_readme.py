@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from support import DEADLINE, ROOT
+from helpers.build import ROOT
+from helpers.executor import DEADLINE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)

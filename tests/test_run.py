@@ -8,9 +8,8 @@ import re
 import signal
 import subprocess
 
-import cli
 import pytest
-import support
+from helpers import cli, executor
 
 import protocol
 import spider_executor
@@ -35,7 +34,7 @@ def show(run, tmp_path):
     def show(outputs, *options):
         path = tmp_path / "outputs"
         path.write_bytes(outputs)
-        return run("mirror", "any", "--context", path, *options)
+        return run("odd", "context", "--context", path, *options)
 
     return show
 
@@ -165,7 +164,7 @@ def test_text_from_a_package_stays_on_one_line(run):
 
 @pytest.mark.parametrize(
     ("package", "task", "ending"),
-    [(TASKS, "always_panic", "killed by SIGABRT"), ("crashing", "_exit:7", "exit code 7")],
+    [(TASKS, "always_panic", "killed by SIGABRT"), ("exiting", "_exit:7", "exit code 7")],
 )
 def test_a_crash(run, package, task, ending):
     done = run(package, task)
@@ -261,7 +260,7 @@ def test_repeat_prints_the_outputs_once_and_a_summary(run):
 
 
 def test_repeat_keeps_one_executor(run):
-    done = run("--repeat", "3", "leaving", "change_directory", RUST_LOG="info")
+    done = run("--repeat", "3", "process", "change_directory", RUST_LOG="info")
     assert done.status == 0
     assert done.stderr.count("Package loaded.") == 1
 
@@ -285,7 +284,7 @@ def test_in_process_gives_the_same(run):
 
 def test_in_process_is_this_very_process(run):
     assert run("--in-process", "crashing", "sigsegv").status == -signal.SIGSEGV
-    assert run("--in-process", "crashing", "_exit:7").status == 7
+    assert run("--in-process", "exiting", "_exit:7").status == 7
 
 
 @pytest.mark.parametrize("where", [[], ["--in-process"]])
@@ -405,7 +404,7 @@ def shell(package_dir, redirection):
     """Run fibonacci with its stdout as a shell redirects it."""
     command = " ".join(f"'{part}'" for part in cli.COMMAND)
     line = f"{command} run --package-dir '{package_dir}' {TASKS} fibonacci 10 {redirection}"
-    done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=support.DEADLINE, check=False)
+    done = subprocess.run(["sh", "-c", line], capture_output=True, timeout=executor.DEADLINE, check=False)
     return done.returncode, done.stdout, done.stderr.decode()
 
 
@@ -434,7 +433,7 @@ def test_nobody_reads_stdout(package_dir):
             [*cli.COMMAND, "run", "--package-dir", str(package_dir), TASKS, "fibonacci", "10"],
             stdout=stdout,
             stderr=subprocess.PIPE,
-            timeout=support.DEADLINE,
+            timeout=executor.DEADLINE,
             check=False,
         )
     assert done.returncode == 141

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 import sdk_cases
-import support
+from helpers import build, executor
 
 import protocol
 from protocol import DeserializationError, ExecutionError, PackageInitError, TaskError
 from spider_executor import ExecutorHandle, TaskFailure, TaskSuccess
 
-SDK = support.ROOT / "tests" / "sdk"
-KITCHEN_SINK = support.ROOT / "native" / "kitchen_sink.c"
+SDK = build.ROOT / "tests" / "sdk"
+KITCHEN_SINK = build.ROOT / "native" / "kitchen_sink.c"
 SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STARVED = ("-include", str(SDK / "starved.h"))
 
 NOT_UTF8 = protocol.SerializationError("outputs[0]: a string that is not UTF-8")
 
-needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
+needs_cxx = pytest.mark.skipif(build.CXX is None, reason="there is no C++ compiler")
 packages = pytest.mark.parametrize("package", ["kitchen_sink", pytest.param("typed", marks=needs_cxx)])
 
 
@@ -39,10 +39,10 @@ def of_package(cases: list[sdk_cases.Case], package: str) -> list[sdk_cases.Case
 @pytest.fixture(scope="module")
 def sdk_dir(tmp_path_factory, build_package) -> Path:
     directory = tmp_path_factory.mktemp("sdk")
-    support.stage(directory, "kitchen_sink", build_package(KITCHEN_SINK))
-    if support.CXX is not None:
-        support.stage(directory, "typed", build_package(SDK / "typed.cpp"))
-        support.stage(directory, "wordcount", build_package(support.ROOT / "native" / "wordcount.cpp"))
+    build.stage(directory, "kitchen_sink", build_package(KITCHEN_SINK))
+    if build.CXX is not None:
+        build.stage(directory, "typed", build_package(SDK / "typed.cpp"))
+        build.stage(directory, "wordcount", build_package(build.ROOT / "native" / "wordcount.cpp"))
     return directory
 
 
@@ -55,7 +55,7 @@ def sdk(executor_command, sdk_dir):
 def ask(handle, package, case):
     """The outputs' bytes, or the TdlError."""
     request = protocol.Execute(package, case.name, case.context, case.inputs)
-    outcome = handle.request(request, support.DEADLINE).outcome
+    outcome = handle.request(request, executor.DEADLINE).outcome
     if isinstance(outcome, protocol.Success):
         return outcome.outputs
     error, _ = protocol.decode_executor_error(outcome.error)
@@ -97,7 +97,7 @@ def test_what_an_author_does_wrong(sdk_odd):
         ("null_cstring", protocol.SerializationError("outputs[1]: NULL is no string")),
         ("null_string", None),
     ):
-        outcome = sdk_odd.execute("odd", task, timeout=support.DEADLINE)
+        outcome = sdk_odd.execute("odd", task, timeout=executor.DEADLINE)
         if error is None:
             assert outcome.outputs == ["", []]
         else:
@@ -111,7 +111,7 @@ def test_a_part_of_a_string(sdk_odd, text):
     data = text.encode()
     ends = range(len(data) + 1) if len(data) < 50 else (len(data) - 20, len(data) - 2, len(data))
     for start, end in ((first, last) for last in ends for first in range(last + 1)):
-        outcome = sdk_odd.execute("odd", "part", text, start, end - start, timeout=support.DEADLINE)
+        outcome = sdk_odd.execute("odd", "part", text, start, end - start, timeout=executor.DEADLINE)
         try:
             expected = data[start:end].decode()
         except UnicodeDecodeError:
@@ -123,7 +123,7 @@ def test_a_part_of_a_string(sdk_odd, text):
 def test_bytes_as_a_string(sdk_odd):
     for data in (b"", b"abc", "é".encode(), b"\xff", b"a\xff" * 100):
         for value in (data, list(data)):
-            outcome = sdk_odd.execute("odd", "bytes_as_string", value, timeout=support.DEADLINE)
+            outcome = sdk_odd.execute("odd", "bytes_as_string", value, timeout=executor.DEADLINE)
             if b"\xff" in data:
                 assert outcome.error.error == NOT_UTF8
             else:
@@ -131,7 +131,7 @@ def test_bytes_as_a_string(sdk_odd):
 
 
 def test_an_error_ends_loops_and_reads_as_zero(sdk_odd):
-    outcome = sdk_odd.execute("odd", "reads_on", "no number", timeout=support.DEADLINE)
+    outcome = sdk_odd.execute("odd", "reads_on", "no number", timeout=executor.DEADLINE)
     assert outcome.error == TaskError(DeserializationError("inputs[0]: expected uint64, found a string of length 9"))
 
 
@@ -139,16 +139,16 @@ def test_a_side_effect_waits_for_the_arguments(sdk_odd, tmp_path):
     """spider_ready is false for one argument too many, and for one that was only peeked at."""
     path = tmp_path / "touched"
     for task in ("touch", "peek_and_touch"):
-        outcome = sdk_odd.execute("odd", task, str(path), 1, timeout=support.DEADLINE)
+        outcome = sdk_odd.execute("odd", task, str(path), 1, timeout=executor.DEADLINE)
         assert outcome.error == TaskError(DeserializationError("inputs: expected 1 value, found 2"))
         assert not path.exists()
-    assert isinstance(sdk_odd.execute("odd", "touch", str(path), timeout=support.DEADLINE), TaskSuccess)
+    assert isinstance(sdk_odd.execute("odd", "touch", str(path), timeout=executor.DEADLINE), TaskSuccess)
     assert path.exists()
 
 
 def test_reads_partly_and_skips(sdk_odd):
     value = [[1, {"a": [2]}], "skipped", {"k": 7}]
-    outcome = sdk_odd.execute("odd", "third_of_three", value, timeout=support.DEADLINE)
+    outcome = sdk_odd.execute("odd", "third_of_three", value, timeout=executor.DEADLINE)
     assert outcome.outputs == [7, 1]
 
 
@@ -167,7 +167,7 @@ def test_a_struct_of_no_fields(sdk_odd, packed):
 @pytest.fixture(scope="module")
 def sdk_odd(executor_command, tmp_path_factory, build_package):
     directory = tmp_path_factory.mktemp("odd")
-    support.stage(directory, "odd", build_package(SDK / "odd.c"))
+    build.stage(directory, "odd", build_package(SDK / "odd.c"))
     with ExecutorHandle(directory, executor_command) as handle:
         yield handle
 
@@ -176,7 +176,7 @@ def sdk_odd(executor_command, tmp_path_factory, build_package):
 
 
 def run(handle, task, *values, package="typed", **options):
-    outcome = handle.execute(package, task, *values, timeout=support.DEADLINE, **options)
+    outcome = handle.execute(package, task, *values, timeout=executor.DEADLINE, **options)
     return outcome.outputs if isinstance(outcome, TaskSuccess) else outcome.error.error
 
 
@@ -198,7 +198,7 @@ def test_exceptions_become_errors(sdk):
 def test_an_init_that_throws(executor_command, sdk_dir):
     env = {**os.environ, "SPIDER_TEST_TYPED_INIT_THROWS": "1"}
     with ExecutorHandle(sdk_dir, executor_command, env) as handle:
-        outcome = handle.execute("typed", "nothing", timeout=support.DEADLINE)
+        outcome = handle.execute("typed", "nothing", timeout=executor.DEADLINE)
     assert outcome.error == PackageInitError(ExecutionError("init has thrown"))
 
 
@@ -266,7 +266,7 @@ def test_wordcount(sdk):
 @needs_cxx
 def test_the_c_package_compiled_as_cxx(executor_command, tmp_path, build_package, cases):
     """As C++11: the same outcomes."""
-    support.stage(tmp_path, "kitchen_sink", build_package(SDK / "kitchen_sink.cpp", "-std=c++11"))
+    build.stage(tmp_path, "kitchen_sink", build_package(SDK / "kitchen_sink.cpp", "-std=c++11"))
     with ExecutorHandle(tmp_path, executor_command) as handle:
         for case in cases:
             if len(case.inputs) < 1000:
@@ -294,13 +294,13 @@ def zstd(tmp_path_factory, build_package, executor_command):
     """An executor with a kitchen_sink that can decompress, and a program that compresses."""
     directory = tmp_path_factory.mktemp("zstd")
     program = directory / "compress"
-    build = [support.CC, "-o", str(program), str(SDK / "compress.c"), "-lzstd"]
-    probe = subprocess.run([support.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True)
+    command = [build.CC, "-o", str(program), str(SDK / "compress.c"), "-lzstd"]
+    probe = subprocess.run([build.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True)
     if probe.returncode != 0:
         pytest.skip("there is no zstd.h")
-    subprocess.run(build, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=120)
     library = build_package(KITCHEN_SINK, "-DSPIDER_TDL_WITH_ZSTD", "-lzstd")
-    support.stage(directory, "kitchen_sink", library)
+    build.stage(directory, "kitchen_sink", library)
     with ExecutorHandle(directory, executor_command) as handle:
         yield handle, program
 
@@ -363,11 +363,11 @@ def driver(tmp_path_factory, build_package):
     """Runs tests/sdk/driver.c on a package, all with ASan and UBSan, and returns what it prints."""
     directory = tmp_path_factory.mktemp("driver")
     program = directory / "driver"
-    command = [support.CC, "-std=c99", *SANITIZE, f"-I{support.ROOT / 'native'}", "-rdynamic", "-o", str(program)]
+    command = [build.CC, "-std=c99", *SANITIZE, f"-I{build.ROOT / 'native'}", "-rdynamic", "-o", str(program)]
     subprocess.run([*command, str(SDK / "driver.c"), "-ldl"], check=True, timeout=120)
 
     def drive(mode: str, package: str, cases: list[sdk_cases.Case], *arguments: str, flags: tuple = ()) -> str:
-        folder = SDK if package in ("typed", "odd") else support.ROOT / "native"
+        folder = SDK if package in ("typed", "odd") else build.ROOT / "native"
         source = folder / f"{package}.{'cpp' if package in ('typed', 'wordcount') else 'c'}"
         library = build_package(source, *SANITIZE, *(STARVED if source.suffix == ".c" else ()), *flags)
         file = directory / "cases"

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import support
+from helpers import build
 
 import protocol
 from protocol import ExecutionError, PackageInitError, TaskError, TaskNotFound
 from spider_executor import TdlPackage
 
-NATIVE = support.ROOT / "native"
-SDK = support.ROOT / "tests" / "sdk"
+NATIVE = build.ROOT / "native"
+SDK = build.ROOT / "tests" / "sdk"
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", f"-I{NATIVE}"]
 EXPORTED = {f"__spider_tdl_package_{name}" for name in ("get_version", "get_name", "init", "execute")}
 CONTEXT = protocol.TaskContext().encode()
@@ -29,12 +29,12 @@ def compilers(*commands: str | None) -> list[str]:
     return [command for path, command in reversed(list(found.items())) if shutil.which(command)]
 
 
-C_COMPILERS = compilers(support.CC, "gcc", "clang")
-CXX_COMPILERS = compilers(support.CXX, "g++", "clang++")
+C_COMPILERS = compilers(build.CC, "gcc", "clang")
+CXX_COMPILERS = compilers(build.CXX, "g++", "clang++")
 HAS_ZSTD = not subprocess.run(
-    [support.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True
+    [build.CC, "-E", "-include", "zstd.h", "-x", "c", "/dev/null"], capture_output=True
 ).returncode
-needs_cxx = pytest.mark.skipif(support.CXX is None, reason="there is no C++ compiler")
+needs_cxx = pytest.mark.skipif(build.CXX is None, reason="there is no C++ compiler")
 
 
 def compile_strictly(compiler: str, standard: str, source: Path, output: Path, *flags: str) -> None:
@@ -77,16 +77,16 @@ def test_zstd_without_a_warning(tmp_path):
     if not HAS_ZSTD:
         pytest.skip("there is no zstd.h")
     flags = ("-DSPIDER_TDL_WITH_ZSTD", "-lzstd")
-    compile_strictly(support.CC, "c99", NATIVE / "complex.c", tmp_path / "x.so", *flags)
-    if support.CXX is not None:
-        compile_strictly(support.CXX, "c++11", NATIVE / "complex.c", tmp_path / "x.so", "-Wno-deprecated", *flags)
+    compile_strictly(build.CC, "c99", NATIVE / "complex.c", tmp_path / "x.so", *flags)
+    if build.CXX is not None:
+        compile_strictly(build.CXX, "c++11", NATIVE / "complex.c", tmp_path / "x.so", "-Wno-deprecated", *flags)
 
 
 def test_plain_commands(tmp_path):
     """The two test packages need a compiler's name, and nothing else."""
     for name in ("integration_test_tasks", "complex"):
         library = tmp_path / f"{name}.so"
-        command = [support.CC, "-shared", "-fPIC", "-o", str(library), str(NATIVE / f"{name}.c")]
+        command = [build.CC, "-shared", "-fPIC", "-o", str(library), str(NATIVE / f"{name}.c")]
         subprocess.run(command, check=True, timeout=60)
         assert TdlPackage.load(str(library)).name == name
 
@@ -103,7 +103,7 @@ def symbols(library: Path) -> dict[str, str]:
 def test_four_symbols_are_exported(build_package, source, flags):
     if source.endswith("two_files.c"):
         flags = (*flags, str(SDK / "other_file.c"))
-    assert set(symbols(build_package(support.ROOT / source, *flags))) == EXPORTED
+    assert set(symbols(build_package(build.ROOT / source, *flags))) == EXPORTED
 
 
 @needs_cxx
@@ -118,7 +118,7 @@ def test_four_symbols_are_exported(build_package, source, flags):
 )
 def test_four_symbols_are_exported_by_cxx(build_package, source, flags):
     """Beside them there are the standard library's own templates, which it declares visible."""
-    exported = symbols(build_package(support.ROOT / source, *flags))
+    exported = symbols(build_package(build.ROOT / source, *flags))
     assert {name for name, kind in exported.items() if kind == "T"} == EXPORTED
     others = {name: kind for name, kind in exported.items() if name not in EXPORTED}
     assert not [name for name in others if re.search(r"\bspider(::|_\w+(<.*>)?\()", name)]
@@ -144,7 +144,7 @@ def test_ten_thousand_tasks(tmp_path):
     source = tmp_path / "many.c"
     names = [f"package::task_{i:05}" for i in range(10_000)]
     source.write_text(package_source(",".join(f'{{"{name}", name}}' for name in names)))
-    compile_strictly(support.CC, "c99", source, tmp_path / "many.so")
+    compile_strictly(build.CC, "c99", source, tmp_path / "many.so")
     package = TdlPackage.load(str(tmp_path / "many.so"))
 
     def compared(name: str) -> int:
@@ -172,7 +172,7 @@ def test_two_tasks_of_one_name(tmp_path, where):
     names = ["a", "twice", "b", "twice"] if where == "last" else ["twice", "twice", "a", "b"]
     source = tmp_path / "double.c"
     source.write_text(package_source(",".join(f'{{"{name}", name}}' for name in names)))
-    compile_strictly(support.CC, "c99", source, tmp_path / "double.so")
+    compile_strictly(build.CC, "c99", source, tmp_path / "double.so")
     with pytest.raises(PackageInitError) as error:
         TdlPackage.load(str(tmp_path / "double.so"))
     assert error.value == PackageInitError(ExecutionError('the package has two tasks named "twice"'))
@@ -188,7 +188,7 @@ def test_two_tasks_of_one_name(tmp_path, where):
 def test_an_entry_that_is_not_complete(tmp_path, entries, text):
     source = tmp_path / "entry.c"
     source.write_text(package_source(entries))
-    compile_strictly(support.CC, "c99", source, tmp_path / "entry.so")
+    compile_strictly(build.CC, "c99", source, tmp_path / "entry.so")
     for _ in range(2):
         with pytest.raises(PackageInitError) as error:
             TdlPackage.load(str(tmp_path / "entry.so"))
@@ -233,11 +233,11 @@ def test_zstd_is_up_to_the_file_of_the_package(tmp_path, order, with_zstd):
     objects = []
     for name in ("helper", "package"):
         flags = ["-DSPIDER_TDL_WITH_ZSTD"] if name == with_zstd else []
-        command = [support.CXX, "-O0", "-fPIC", "-c", f"-I{NATIVE}", *flags, str(tmp_path / f"{name}.cpp")]
+        command = [build.CXX, "-O0", "-fPIC", "-c", f"-I{NATIVE}", *flags, str(tmp_path / f"{name}.cpp")]
         subprocess.run([*command, "-o", str(tmp_path / f"{name}.o")], check=True, timeout=60)
         objects.append(str(tmp_path / f"{name}.o"))
     library = str(tmp_path / "mixed.so")
-    subprocess.run([support.CXX, "-shared", "-o", library, *objects[::order], "-lzstd"], check=True, timeout=60)
+    subprocess.run([build.CXX, "-shared", "-o", library, *objects[::order], "-lzstd"], check=True, timeout=60)
     package = TdlPackage.load(library)
     body = protocol.pack_values(7)
     frame = b"\x28\xb5\x2f\xfd\x20" + bytes([len(body)]) + (len(body) << 3 | 1).to_bytes(3, "little") + body
@@ -271,7 +271,7 @@ def test_what_does_not_compile(tmp_path):
         source = tmp_path / "refused.cpp"
         package = 'SPIDER_TDL_PACKAGE("refused", nullptr, {"bad", spider::typed<bad>});'
         source.write_text(f'#include "spider_tdl.h"\nnamespace {{\n{code}\n}}\n{package}\n')
-        command = [support.CXX, "-std=gnu++17", "-fsyntax-only", f"-I{NATIVE}", str(source)]
+        command = [build.CXX, "-std=gnu++17", "-fsyntax-only", f"-I{NATIVE}", str(source)]
         if subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode != 0:
             refused.append(code)
     assert len(refused) == 8
@@ -283,7 +283,7 @@ def test_a_task_that_ends_its_thread(tmp_path):
     """It is not taken for an exception, which would end the process."""
     program = tmp_path / "ends"
     warnings = [*STRICT, "-std=c++17", "-pthread", "-o", str(program)]
-    subprocess.run([support.CXX, *warnings, str(SDK / "ends_thread.cpp")], check=True, timeout=60)
+    subprocess.run([build.CXX, *warnings, str(SDK / "ends_thread.cpp")], check=True, timeout=60)
     result = subprocess.run([str(program)], stdout=subprocess.PIPE, timeout=30)
     assert (result.returncode, result.stdout) == (0, b"joined\n")
 
@@ -350,7 +350,7 @@ def test_the_readme(tmp_path):
     shutil.copytree(NATIVE, tmp_path / "native")
     shutil.copytree(SDK, tmp_path / "tests" / "sdk")
     for name in ("protocol.py", "spider_executor.py"):
-        shutil.copy(support.ROOT / name, tmp_path)
+        shutil.copy(build.ROOT / name, tmp_path)
     for language, text in examples():
         if language in ("c", "cpp"):
             name = re.match(r"(?:/\*|//) (\w+\.\w+)", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-import support
+from helpers import executor
 
 import protocol
 
@@ -41,8 +41,8 @@ SLOW = {
 
 def test_imports(package_dir):
     """Over a whole life: tasks that return and fail, a package that is missing, every level of log, an error."""
-    command = [support.OWN_COMMAND[0], "-X", "importtime", *support.OWN_COMMAND[1:]]
-    child = support.Child(command, package_dir, env={"RUST_LOG": "trace,bad=directive"})
+    command = [executor.OWN_COMMAND[0], "-X", "importtime", *executor.OWN_COMMAND[1:]]
+    child = executor.Executor(command, package_dir, env={"RUST_LOG": "trace,bad=directive"})
     try:
         assert child.call("integration_test_tasks", "fibonacci", 10) == [55]
         assert isinstance(child.call("integration_test_tasks", "always_fail"), protocol.TaskError)

@@ -15,14 +15,13 @@ import select
 import struct
 import time
 
-import hostile
 import pytest
-import support
+from helpers import build, executor, process
 
 import protocol
 from protocol import InvalidLibrary, Success, TaskError
 
-STREAMS = 20_000 if hostile.FULL else 5_000
+STREAMS = 20_000 if "SPIDER_FUZZ_FULL" in os.environ else 5_000
 BATCHES = 10
 FRAME_BODY_MAX = 8 << 20
 MEMORY_MAX = 64 << 20
@@ -167,7 +166,7 @@ class Executors:
 
     def first(self):
         while len(self.started) < 4:
-            child = support.Child(self.command, self.package_dir)
+            child = executor.Executor(self.command, self.package_dir)
             resource.prlimit(child.pid, resource.RLIMIT_DATA, (MEMORY_MAX, MEMORY_MAX))
             os.set_blocking(child.process.stdin.fileno(), False)
             self.started.append(child)
@@ -184,7 +183,7 @@ class Executors:
 @pytest.fixture(scope="module")
 def executors(executor_command, package_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("fuzz")
-    support.stage(directory, "buffers", package_dir / "buffers" / "libbuffers.so")
+    build.stage(directory, "buffers", package_dir / "buffers" / "libbuffers.so")
     executors = Executors(executor_command, directory)
     yield executors
     executors.close()
@@ -194,10 +193,10 @@ def replies(child, stream, count):
     """Write a stream and read until there are `count` responses; fewer if stdout ends before."""
     input_fd, output_fd = child.process.stdin.fileno(), child.process.stdout.fileno()
     received, found, at = bytearray(), [], 0
-    deadline = time.monotonic() + support.DEADLINE
+    deadline = time.monotonic() + executor.DEADLINE
     unsent = memoryview(stream)
     while unsent or len(found) < count:
-        readable, writable, _ = select.select([output_fd], [input_fd] if unsent else [], [], support.DEADLINE)
+        readable, writable, _ = select.select([output_fd], [input_fd] if unsent else [], [], executor.DEADLINE)
         assert readable or writable, "no reply"
         assert time.monotonic() < deadline, "not done in time"
         if writable:
@@ -221,7 +220,7 @@ def replies(child, stream, count):
 
 def check_end(child, ending):
     """Whether the executor ends as it should, and says why in one line."""
-    rest, status = child.finish() if ending == INSIDE_A_FRAME else hostile.end_of(child)
+    rest, status = child.finish() if ending == INSIDE_A_FRAME else child.read_to_end()
     assert rest == b""
     assert status == (0 if ending == SHUT_DOWN else 1)
     levels = [line["level"] for line in map(json.loads, child.stderr().splitlines())]
@@ -238,7 +237,7 @@ def run_stream(executors, number):
         for request, outcome in zip(requests, found):
             assert is_right(request, outcome), (request, outcome)
         if ending == BETWEEN_FRAMES:
-            assert hostile.memory(child.pid, "VmHWM") <= MEMORY_MAX
+            assert process.memory(child.pid, "VmHWM") <= MEMORY_MAX
         else:
             check_end(child, ending)
     except (AssertionError, ValueError, OSError) as error:
@@ -246,7 +245,7 @@ def run_stream(executors, number):
         executors.drop_first()
         raise AssertionError(f"stream {number}, {stream.hex()}: {error}; stderr: {log!r}") from error
     if ending != BETWEEN_FRAMES:
-        hostile.check_logs(child.stderr())
+        child.check_log()
         executors.drop_first()
     return ending
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-import support
+from helpers import executor
 
 import protocol
 from protocol import (
@@ -34,7 +34,7 @@ def handle(executor_command, package_dir):
 
 
 def run(handle, package, task, *values, **options):
-    return handle.execute(package, task, *values, timeout=support.DEADLINE, **options)
+    return handle.execute(package, task, *values, timeout=executor.DEADLINE, **options)
 
 
 def returned(outcome):
@@ -52,7 +52,7 @@ def failed(outcome):
 
 def answer(handle, package, task, raw_ctx, raw_inputs):
     """The outcome of a request whose parts are given as bytes."""
-    return handle.request(Execute(package, task, raw_ctx, raw_inputs), support.DEADLINE).outcome
+    return handle.request(Execute(package, task, raw_ctx, raw_inputs), executor.DEADLINE).outcome
 
 
 def commit(*values, first=b"\x00"):
@@ -109,9 +109,9 @@ def test_echo(handle, strings):
 
 def test_the_echo_sleeps(spawn):
     child = spawn(env={"SPIDER_INSTRUMENT_SLEEP_US": "30000"})
-    child.send(support.execute(TASKS, "sleep_and_echo", ["x"]))
+    child.send(executor.request(TASKS, "sleep_and_echo", ["x"]))
     response = child.receive()
-    assert support.outcome(response) == [["x"]]
+    assert executor.outcome(response) == [["x"]]
     assert response.elapsed_us >= 30000
 
 

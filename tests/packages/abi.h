@@ -1,10 +1,14 @@
 /*
- * The package ABI, raw: these packages do what the SDK keeps a package from doing. A package is a table of tasks:
+ * The package ABI without the SDK: these packages do what the SDK keeps a package from doing. A package is a table of
+ * tasks:
  *
  *     static Result answer(View inputs, long argument) { return number(42); }
  *     PACKAGE("name", {"answer", answer})
  *
- * A request for "answer:7" calls `answer` with 7 as its argument. Results are malloc'ed, as the ABI wants it.
+ * A request for the task "answer:7" calls `answer` with 7 as its argument.
+ *
+ * Results:  number(n), numbers(values, count), text(string), copied(is_error, data, size), failure(variant, text),
+ *           owned(is_error, pointer, size)
  */
 #ifndef ABI_H
 #define ABI_H
@@ -27,22 +31,63 @@ typedef struct { const void *pointer; size_t length; } View;
 typedef struct { uint8_t is_error; void *pointer; size_t length; } Result;
 typedef struct { const char *name; Result (*run)(View inputs, long argument); } Task;
 
-/* A copy of `data` as outputs or as an error. */
-static inline Result copied(uint8_t is_error, const void *data, size_t length)
+/* preload/buffers.c defines it, and counts what is freed. */
+EXPORT void watch_buffer(void *pointer, size_t length) __attribute__((weak));
+
+/* A buffer from malloc, which the executor is to free. */
+static inline Result owned(uint8_t is_error, void *pointer, size_t length)
 {
-    Result result = {is_error, malloc(length), length};
-    memcpy(result.pointer, data, length);
+    Result result = {is_error, pointer, length};
+    if (watch_buffer != NULL)
+        watch_buffer(pointer, length);
     return result;
 }
 
-/* One output: an unsigned integer. */
+/* A copy of `data` as outputs or as an error. Without any data, the pointer is one that must not be freed. */
+static inline Result copied(uint8_t is_error, const void *data, size_t length)
+{
+    if (length == 0) {
+        Result nothing = {is_error, (void *)1, 0};
+        return nothing;
+    }
+    void *pointer = malloc(length);
+    memcpy(pointer, data, length);
+    return owned(is_error, pointer, length);
+}
+
+/* One output for each value, as an unsigned integer. */
+static inline Result numbers(const uint64_t *values, uint32_t count)
+{
+    size_t size = 4 + (size_t)count * 13;
+    uint8_t *payload = (uint8_t *)calloc(size, 1), *at = payload + 4;
+    memcpy(payload, &count, 4); /* little-endian, as these machines are */
+    for (uint32_t i = 0; i < count; i++) {
+        *at = 9;
+        at[4] = 0xcf;
+        for (int byte = 0; byte < 8; byte++)
+            at[5 + byte] = (uint8_t)(values[i] >> (56 - 8 * byte));
+        at += 13;
+    }
+    return owned(0, payload, size);
+}
+
 static inline Result number(uint64_t value)
 {
-    uint8_t payload[17] = {1, 0, 0, 0, 9, 0, 0, 0, 0xcf};
-    for (int i = 0; i < 8; i++) {
-        payload[9 + i] = (uint8_t)(value >> (56 - 8 * i));
-    }
-    return copied(0, payload, sizeof payload);
+    return numbers(&value, 1);
+}
+
+/* One output: a string. */
+static inline Result text(const char *string)
+{
+    uint32_t length = (uint32_t)strlen(string), value_size = length + 5;
+    uint8_t *payload = (uint8_t *)calloc(8 + (size_t)value_size, 1);
+    payload[0] = 1;
+    memcpy(payload + 4, &value_size, 4);
+    payload[8] = 0xdb;
+    for (int byte = 0; byte < 4; byte++)
+        payload[9 + byte] = (uint8_t)(length >> (24 - 8 * byte));
+    memcpy(payload + 13, string, length);
+    return owned(0, payload, 8 + (size_t)value_size);
 }
 
 /* The error {variant: text}. */
@@ -69,9 +114,8 @@ static inline Result run_task(const Task *tasks, size_t count, View name, View i
     for (size_t i = 0; i < count; i++) {
         if (strlen(tasks[i].name) == size && memcmp(tasks[i].name, text, size) == 0) {
             long argument = 0;
-            for (const char *at = colon ? colon + 1 : text + name.length; at < text + name.length; at++) {
-                argument = argument * 10 + (*at - '0');
-            }
+            for (const char *at = colon ? colon + 1 : text + name.length; at < text + name.length; at++)
+                argument = (long)((unsigned long)argument * 10 + (unsigned long)(*at - '0'));
             return tasks[i].run(inputs, argument);
         }
     }

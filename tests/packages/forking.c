@@ -1,4 +1,22 @@
-/* Tasks that make processes. None of these lives longer than half a minute. */
+/*
+ * Tasks that make processes. None of these lives longer than half a minute.
+ *
+ *     return_twice             the child returns from the task with a success; the output is its exit status
+ *     return_twice_failing     the child returns with an error; the parent's output is the child's exit status
+ *     return_twice_by_clone    as return_twice, by the system call, so that no fork handler runs
+ *     fork_twice               a child that forks again, as a daemon does; the output is 0
+ *     close_and_fork           a child that closes everything and then forks; the output is 0
+ *     exit_in_child:N          the child calls exit(N); the output is its exit status
+ *     leave_child              a child that lives on; the output is its pid; leave_child_and_crash
+ *     leave_program            a program that lives on (sleep); the output is its pid; leave_program_and_crash
+ *     start_forking:N          N threads that fork and wait until stop_forking; the output is N
+ *     fork_in_new_threads:N    N times, two new threads that fork and wait; the output is how often all children ended
+ *                              in five seconds, up to the first time that one did not
+ *     count_forks              how many of their children have ended
+ *     stop_forking             how many of their children had to be killed, because they did not end in five seconds
+ *
+ * An exit status is 128 + the signal for a child that was killed.
+ */
 #include "abi.h"
 
 #include <dlfcn.h>
@@ -7,6 +25,7 @@
 #include <spawn.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -18,21 +37,24 @@ static Result ended(pid_t child)
     return number((uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status)));
 }
 
-/* The child returns as if it were the executor; the parent gives its exit status. */
 static Result return_twice(View inputs, long argument)
 {
     pid_t child = fork();
     return child == 0 ? number(42) : ended(child);
 }
 
-/* The same by the system call, of which the C library and its fork handlers know nothing. */
-static Result return_twice_by_system_call(View inputs, long argument)
+static Result return_twice_failing(View inputs, long argument)
+{
+    pid_t child = fork();
+    return child == 0 ? failure("Custom", "the child") : ended(child);
+}
+
+static Result return_twice_by_clone(View inputs, long argument)
 {
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
     return child == 0 ? number(42) : ended(child);
 }
 
-/* As a daemon does. */
 static Result fork_twice(View inputs, long argument)
 {
     pid_t child = fork();
@@ -63,26 +85,22 @@ static Result close_and_fork(View inputs, long argument)
 static Result exit_in_child(View inputs, long status)
 {
     pid_t child = fork();
-    if (child == 0) {
+    if (child == 0)
         exit((int)status);
-    }
     return ended(child);
 }
 
-/* A child that lives on without an exec. */
 static Result leave_child(View inputs, long argument)
 {
     pid_t child = fork();
     if (child == 0) {
         alarm(30);
-        for (;;) {
+        for (;;)
             pause();
-        }
     }
     return number((uint64_t)child);
 }
 
-/* A child that lives on with one. */
 static Result leave_program(View inputs, long argument)
 {
     pid_t child = 0;
@@ -102,33 +120,8 @@ static Result leave_program_and_crash(View inputs, long argument)
     abort();
 }
 
-/* What the descriptors of a child are, on stderr. */
-static Result list_descriptors(View inputs, long argument)
-{
-    return number((uint64_t)system("for fd in /proc/self/fd/*; do readlink $fd; done >&2"));
-}
-
-static volatile int forking;
-static uint64_t forks;
-static pthread_t forker;
-
-static void *fork_in_a_loop(void *argument)
-{
-    while (forking) {
-        pid_t child = fork();
-        if (child == 0) {
-            _exit(0);
-        }
-        if (child > 0) {
-            waitpid(child, NULL, 0);
-            __atomic_add_fetch(&forks, 1, __ATOMIC_SEQ_CST);
-        }
-    }
-    return NULL;
-}
-
-/* A large process forks slowly enough for other threads to ask for Python's lock meanwhile. So that they do in a small
- * one, where there is a Python: have them ask after a microsecond. */
+/* A large process forks slowly enough for another thread to ask for Python's lock meanwhile. This makes it ask in a
+ * small process, too: after a microsecond. */
 static void switch_threads_often(void)
 {
     int (*take_lock)(void) = dlsym(RTLD_DEFAULT, "PyGILState_Ensure");
@@ -141,11 +134,36 @@ static void switch_threads_often(void)
     }
 }
 
-static Result start_forking(View inputs, long argument)
+enum { MOST_FORKERS = 64 };
+
+static volatile int forking;
+static uint64_t forks;
+static struct { pthread_t thread; volatile pid_t child; } forkers[MOST_FORKERS];
+static long forker_count;
+
+static void *fork_until_stopped(void *child)
+{
+    while (forking) {
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(0);
+        *(volatile pid_t *)child = pid;
+        waitpid(pid, NULL, 0);
+        __atomic_add_fetch(&forks, 1, __ATOMIC_SEQ_CST);
+    }
+    return NULL;
+}
+
+static Result start_forking(View inputs, long count)
 {
     switch_threads_often();
     forking = 1;
-    return number((uint64_t)pthread_create(&forker, NULL, fork_in_a_loop, NULL));
+    for (forker_count = 0; forker_count < count && forker_count < MOST_FORKERS; forker_count++) {
+        void *child = (void *)&forkers[forker_count].child;
+        if (pthread_create(&forkers[forker_count].thread, NULL, fork_until_stopped, child) != 0)
+            break;
+    }
+    return number((uint64_t)forker_count);
 }
 
 static Result count_forks(View inputs, long argument)
@@ -155,13 +173,59 @@ static Result count_forks(View inputs, long argument)
 
 static Result stop_forking(View inputs, long argument)
 {
+    uint64_t hung = 0;
+    struct timespec deadline;
+    clock_gettime(CLOCK_REALTIME, &deadline);
+    deadline.tv_sec += 5;
     forking = 0;
-    return number((uint64_t)pthread_join(forker, NULL));
+    for (long i = 0; i < forker_count; i++) {
+        if (pthread_timedjoin_np(forkers[i].thread, NULL, &deadline) != 0) {
+            hung++;
+            kill(forkers[i].child, SIGKILL);
+            pthread_join(forkers[i].thread, NULL);
+        }
+    }
+    return number(hung);
+}
+
+static void *fork_once(void *child)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(0);
+    *(volatile pid_t *)child = pid;
+    waitpid(pid, NULL, 0);
+    return NULL;
+}
+
+static Result fork_in_new_threads(View inputs, long rounds)
+{
+    struct { pthread_t thread; volatile pid_t child; } pair[2];
+    for (long round = 0; round < rounds; round++) {
+        struct timespec deadline;
+        int hung = 0;
+        for (int i = 0; i < 2; i++)
+            pthread_create(&pair[i].thread, NULL, fork_once, (void *)&pair[i].child);
+        clock_gettime(CLOCK_REALTIME, &deadline);
+        deadline.tv_sec += 5;
+        for (int i = 0; i < 2; i++) {
+            if (pthread_timedjoin_np(pair[i].thread, NULL, &deadline) != 0) {
+                hung = 1;
+                kill(pair[i].child, SIGKILL);
+                pthread_join(pair[i].thread, NULL);
+            }
+        }
+        if (hung)
+            return number((uint64_t)round);
+    }
+    return number((uint64_t)rounds);
 }
 
 PACKAGE("forking",
+    {"fork_in_new_threads", fork_in_new_threads},
     {"return_twice", return_twice},
-    {"return_twice_by_system_call", return_twice_by_system_call},
+    {"return_twice_failing", return_twice_failing},
+    {"return_twice_by_clone", return_twice_by_clone},
     {"fork_twice", fork_twice},
     {"close_and_fork", close_and_fork},
     {"exit_in_child", exit_in_child},
@@ -169,7 +233,6 @@ PACKAGE("forking",
     {"leave_program", leave_program},
     {"leave_child_and_crash", leave_child_and_crash},
     {"leave_program_and_crash", leave_program_and_crash},
-    {"list_descriptors", list_descriptors},
     {"start_forking", start_forking},
     {"count_forks", count_forks},
     {"stop_forking", stop_forking})

@@ -1,27 +1,16 @@
-/* A package that the loader refuses to unload: it has a symbol of type STB_GNU_UNIQUE. */
-#include "abi.h"
-
-#ifndef VALUE
-#define VALUE 1
+/* odd.c as C++, with a symbol of type STB_GNU_UNIQUE: the loader never unloads such a library. It takes the same flags. */
+#ifndef NAME
+#define NAME "unique"
 #endif
+#include "odd.c"
 
-inline int &calls()
+inline int &unique_symbol()
 {
     static int count = 0;
     return count;
 }
 
-static Result answer(View, long)
+EXPORT int use_unique_symbol(void)
 {
-    calls()++;
-    return number(VALUE);
+    return ++unique_symbol();
 }
-
-#ifdef INIT
-EXPORT Result __spider_tdl_package_init(void)
-{
-    return INIT;
-}
-#endif
-
-PACKAGE("unique", {"answer", answer})

@@ -1,4 +1,9 @@
-"""The command line as its users call it: a process with arguments, its two streams, and an exit status."""
+"""The command line as its users call it: a process with arguments, two streams and an exit code.
+
+call(*arguments, stdin=b"", **env)          runs a command to its end
+interrupt(ready, *arguments, **env)         presses Ctrl-C when ready(pid) holds
+Done                                        status, stdout (bytes), stderr (text), complaint (its one line)
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
-import support
+from helpers import executor
+from helpers.build import ROOT
 
-# What the executable file's first line says.
-COMMAND = [sys.executable, "-IS", str(support.ROOT / "spider_executor.py")]
+# As the first line of the executable file starts it.
+COMMAND = [sys.executable, "-IS", str(ROOT / "spider_executor.py")]
 
 
 class Done(NamedTuple):
@@ -21,7 +28,7 @@ class Done(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """What stderr says, if it is one line that names the program."""
+        """The text of stderr, which must be one line that starts with the program's name."""
         name, _, text = self.stderr.partition(": ")
         assert name == "spider-task-executor"
         assert text.count("\n") == 1, self.stderr
@@ -29,24 +36,28 @@ class Done(NamedTuple):
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what steers an executor, and with `changes`."""
+    """This process's environment with `changes`, and without the variables that steer an executor."""
     steering = ("SPIDER_TDL_PACKAGE_DIR", "RUST_LOG", "SPIDER_INSTRUMENT_SLEEP_US")
     return {**{name: value for name, value in os.environ.items() if name not in steering}, **changes}
 
 
 def call(*arguments: object, stdin: bytes = b"", **env: str) -> Done:
-    """Run a command to its end. A traceback in what it says fails the test, whatever the test is about."""
-    command = [*COMMAND, *map(os.fspath, arguments)]
+    """A traceback on stderr fails the test, whatever the test is about."""
     done = subprocess.run(
-        command, input=stdin, capture_output=True, env=environment(**env), timeout=support.DEADLINE, check=False
+        [*COMMAND, *map(os.fspath, arguments)],
+        input=stdin,
+        capture_output=True,
+        env=environment(**env),
+        timeout=executor.DEADLINE,
+        check=False,
     )
     stderr = done.stderr.decode("utf-8")
     assert "Traceback" not in stderr, stderr
     return Done(done.returncode, done.stdout, stderr)
 
 
-def interrupt(ready: object, *arguments: object, **env: str) -> Done:
-    """Start a command, press Ctrl-C when `ready(process)` holds, and see it end with all that it started."""
+def interrupt(ready: Callable[[int], object], *arguments: object, **env: str) -> Done:
+    """The command leads a process group, which gets SIGINT as a terminal sends it."""
     with subprocess.Popen(
         [*COMMAND, *map(os.fspath, arguments)],
         stdin=subprocess.DEVNULL,
@@ -56,9 +67,9 @@ def interrupt(ready: object, *arguments: object, **env: str) -> Done:
         start_new_session=True,
     ) as process:
         try:
-            support.wait_for(lambda: ready(process.pid), "the command to be under way")
+            executor.wait_for(lambda: ready(process.pid), "the command to be at work")
             os.killpg(process.pid, signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=support.DEADLINE)
+            stdout, stderr = process.communicate(timeout=executor.DEADLINE)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
