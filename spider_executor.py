@@ -82,11 +82,7 @@ class _Process:
         self.exit_handler: Any = None
 
     def call_name(self) -> str:
-        return "none" if self.call is None else str(self.call.__name__)
-
-
-class _StartError(Exception):
-    """The executor cannot start."""
+        return "none" if self.call is None else self.call.__name__
 
 
 def serve_process() -> NoReturn:
@@ -99,7 +95,7 @@ def serve_process() -> NoReturn:
     level, unreadable = parse_log_filter(os.environ.get("RUST_LOG", ""))
     log = Log(2, level)
     process = _Process(log)
-    status = EXIT_FAILURE
+    status, is_serving = EXIT_FAILURE, False
     try:
         log.fd = _take_stderr()
         log.write(INFO, "Executor starts.")
@@ -112,49 +108,44 @@ def serve_process() -> NoReturn:
         channel = Channel(process.pid)
         _restore_environment()
         guard(process, channel.output_fd)
+        is_serving = True
         serve(channel, manager, process)
         log.write(INFO, "Executor exits.")
         status = 0
     except ChildProcessError:
-        log.write(
-            ERROR, "A child process that a package forked returned into the executor; it was ended.", parent=process.pid
-        )
+        log.write(ERROR, "A child that a package forked returned into the executor; it was ended.", parent=process.pid)
         os._exit(EXIT_FAILURE)
-    except _StartError as error:
-        log.write(ERROR, "The executor cannot start.", err=error)
-    except ProtocolError as error:
-        log.write(ERROR, "Protocol error on stdin.", err=error)
-    except BrokenPipeError:
-        log.write(ERROR, "The parent no longer reads responses.")
-    except OSError as error:
-        if error.errno == _EFAULT:
-            log.write(ERROR, "A task returned an invalid pointer.", task=process.call_name())
-        else:
-            log.write(ERROR, "The connection to the parent broke.", err=error)
-    except MemoryError:
-        log.write(ERROR, "Out of memory.", task=process.call_name())
     except Exception as error:
-        log.write(ERROR, "Internal error; please report it.", err=repr(error), task=process.call_name())
+        message = _failure(error) if is_serving else "The executor cannot start."
+        log.write(ERROR, message, err=str(error) or type(error).__name__, last_call=process.call_name())
     process.ending = True
-    # Not Python's own exit, which would take the interpreter down first: exit handlers of packages may take long.
+    # Not Python's own exit: it would finalize the interpreter, which the exit handlers of packages may still use.
     _libc.exit(status)
     raise AssertionError("exit returned")
 
 
+def _failure(error: Exception) -> str:
+    """Say what happened while the executor was serving."""
+    if isinstance(error, ProtocolError):
+        return "Protocol error on stdin."
+    if isinstance(error, BrokenPipeError):
+        return "The parent no longer reads responses."
+    if isinstance(error, OSError):
+        return (
+            "A task returned an invalid pointer." if error.errno == _EFAULT else "The connection to the parent broke."
+        )
+    return "Out of memory." if isinstance(error, MemoryError) else "Internal error; please report it."
+
+
 def _package_dir(log: Log) -> bytes:
-    """Return the directory of the packages. It is absolute, because a task may change the working directory."""
     path = os.environb.get(PACKAGE_DIR_VARIABLE.encode())
     if not path:
         state = "not set" if path is None else "empty"
-        raise _StartError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
-    try:
-        directory = os.path.abspath(path)
-    except FileNotFoundError:
-        raise _StartError(f"{PACKAGE_DIR_VARIABLE} is relative, and the working directory was removed") from None
-    if not os.path.isdir(directory):
+        raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
+    if not os.path.isdir(path):
         # It may be a volume that is mounted later.
-        log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=_shown(directory))
-    return directory
+        log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=_shown(path))
+    return path
 
 
 def _restore_environment() -> None:
@@ -279,26 +270,23 @@ _PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
 class Channel:
     """The pipes to the parent, and the buffer that requests are read into.
 
-    The constructor takes over stdin and stdout. From then on fd 0 is at its end, and fd 1 leads to stderr. Raises
-    _StartError.
+    The constructor takes over stdin and stdout: fd 0 is at its end from then on, and fd 1 leads to stderr. Raises
+    OSError, and RuntimeError if one of them is closed.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         for fd, name in enumerate(("stdin", "stdout")):
             if not _is_inherited(fd):
-                raise _StartError(f"{name} is closed; expected a pipe from the execution manager")
-        try:
-            self.input_fd, self.output_fd = _duplicate_high(0), _duplicate_high(1)
-            os.set_blocking(self.input_fd, True)
-            os.set_blocking(self.output_fd, True)
-            reading, writing = os.pipe()
-            os.dup2(reading, 0)
-            os.dup2(2, 1)
-            os.close(reading)
-            os.close(writing)
-        except OSError as error:
-            raise _StartError(f"cannot take over stdin and stdout: {error.strerror}") from None
+                raise RuntimeError(f"{name} is closed; expected a pipe from the execution manager")
+        self.input_fd, self.output_fd = _duplicate_high(0), _duplicate_high(1)
+        os.set_blocking(self.input_fd, True)
+        os.set_blocking(self.output_fd, True)
+        reading, writing = os.pipe()
+        os.dup2(reading, 0)
+        os.dup2(2, 1)
+        os.close(reading)
+        os.close(writing)
         # Unlike the memory of a bytearray, that of malloc is not touched before it is used.
         self.address: int = _libc.malloc(c_size_t(_FRAME_MAX + 4))
         if not self.address:
@@ -437,12 +425,25 @@ class TdlPackageManager:
         self._by_name[name] = self._by_file[file]
         return self._by_file[file]
 
+    def execute(self, request: protocol.Execute) -> protocol.Result:
+        """Run a task in this process, for debuggers and tests. A task that crashes ends the process."""
+        started = time.monotonic_ns()
+        parts = (request.task_func.encode(), request.raw_ctx, request.raw_inputs or protocol.encode_payload([]))
+        try:
+            call = self.load(request.package).call
+            result = call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
+            outputs = bytes(read_outputs(result))
+        except ExecutorError as error:
+            return protocol.Result(protocol.Failure(error.encode()), _elapsed_us(started))
+        _free(result)
+        return protocol.Result(protocol.Success(outputs), _elapsed_us(started))
+
 
 class TdlPackage:
-    """A loaded package: the ABI `version` that it was built for, the `name` that it declares, its native `call`.
+    """A loaded package: the `name` that it declares, and `call`, its native execute function.
 
-    The constructor loads the library and runs its init function. It refuses a declared name that is among `taken`.
-    Raises ExecutorError.
+    The constructor loads the library at `path` and runs its init function, unless its name is in `taken`. Raises
+    ExecutorError.
     """
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
@@ -457,10 +458,9 @@ class TdlPackage:
             raise _invalid_library(os.fsdecode(error.object), path) from None
         try:
             found = self._function("get_version", _Version)()
-            self.version = (found.major, found.minor, found.patch)
-            # The major number is 0, so the minor number must match as well.
-            if self.version[:2] != _ABI_VERSION[:2]:
-                raise ExecutorError("IncompatibleVersion", self.version + _ABI_VERSION)
+            # The major number of this executor is 0, so major and minor must match.
+            if (found.major, found.minor) != _ABI_VERSION[:2]:
+                raise ExecutorError("IncompatibleVersion", (found.major, found.minor, found.patch, *_ABI_VERSION))
             self.name = self._read_name()
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
@@ -475,17 +475,6 @@ class TdlPackage:
             _free(result)
         self.call = self._function("execute", _Result, _View, _View, _View)
 
-    def execute(self, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> protocol.Success | protocol.Failure:
-        """Run a task on the calling thread. A task that crashes ends the process."""
-        parts = (task_func.encode(), raw_ctx, raw_inputs or protocol.encode_payload([]))
-        result = self.call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
-        try:
-            outputs = bytes(read_outputs(result))
-        except ExecutorError as error:
-            return protocol.Failure(error.encode())
-        _free(result)
-        return protocol.Success(outputs)
-
     def _function(self, name: str, restype: Any, *argtypes: Any) -> Any:
         try:
             function = self._library[f"__spider_tdl_package_{name}"]
@@ -496,15 +485,12 @@ class TdlPackage:
 
     def _read_name(self) -> str:
         view = self._function("get_name", _View)()
-        if view.length > _DECLARED_NAME_MAX or (view.length and not view.pointer):
-            where = "at NULL" if not view.pointer else f"of at most {_DECLARED_NAME_MAX}"
-            raise _invalid_library(f"expected a declared name {where} bytes, found {view.length}", self._path)
-        name = bytes(_memory(view))
+        if view.length and (not view.pointer or view.length > _DECLARED_NAME_MAX):
+            raise _invalid_library(f"the declared name has {view.length} bytes at address {view.pointer}", self._path)
         try:
-            return name.decode()
+            return bytes(_memory(view)).decode()
         except UnicodeDecodeError as error:
-            text = f"the declared name is not UTF-8: byte {name[error.start]:02x} at offset {error.start}"
-            raise ExecutorError("InvalidUtf8", _with_path(text, self._path)) from None
+            raise ExecutorError("InvalidUtf8", _with_path(f"the declared name: {error}", self._path)) from None
 
 
 def read_outputs(result: Any) -> memoryview | bytes:
@@ -751,7 +737,7 @@ def escape(text: str) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- handle
 
-# How long an executor may take to end after it was asked to, in seconds.
+# How long an executor may take to end, in seconds.
 _END_TIMEOUT = 5.0
 
 # python3 -ISc START PATH [ARGUMENT ...] starts this program faster than -m. PATH is the directory or the archive with
@@ -772,29 +758,22 @@ class TaskTimeout(TimeoutError):
 
 
 class ExecutorCrash(Exception):
-    """The executor ended without a reply, with `exit_code` or by `signal` (its name); the other one is None.
+    """The executor ended without a reply, with `exit_code` or by `signal` ("SIGSEGV"); the other one is None."""
 
-    Both are None if it closed its stdout and did not end.
-    """
+    def __init__(self, status: int) -> None:
+        import signal
 
-    def __init__(self, exit_code: int | None = None, signal: str | None = None) -> None:
-        super().__init__(exit_code, signal)
-        self.exit_code = exit_code
-        self.signal = signal
-
-    def __str__(self) -> str:
-        if self.signal is not None:
-            return f"the executor was killed by {self.signal}"
-        if self.exit_code is not None:
-            return f"the executor ended without a reply, with exit code {self.exit_code}"
-        return "the executor closed its stdout and did not end"
+        names = {-number: number.name for number in signal.Signals}
+        self.exit_code = status if status >= 0 else None
+        self.signal = names.get(status, f"signal {-status}") if status < 0 else None
+        super().__init__(f"the executor ended without a reply: {self.signal or f'exit code {status}'}")
 
 
 class ExecutorHandle:
     """An executor process, driven from Python. It runs one request at a time.
 
-    A context manager: at the end of the block the process has ended. It has ended, too, after every exception but
-    ExecutorError, and then the handle cannot be used again.
+    A context manager: at the end of the block the process has ended. After TaskTimeout, ExecutorCrash, a reply that
+    cannot be read, or an interrupt, it has ended as well, and the handle cannot be used again.
 
     >>> with ExecutorHandle(package_dir) as executor:
     ...     executor.execute("integration_test_tasks", "fibonacci", 20, timeout=10)
@@ -804,34 +783,24 @@ class ExecutorHandle:
     _process: Any = None
 
     def __init__(
-        self,
-        package_dir: Path,
-        command: Sequence[str] | None = None,
-        env: dict[str, str] | None = None,
-        stderr: Any = None,
+        self, package_dir: Path, command: Sequence[str] | None = None, env: Any = None, stderr: Any = None
     ) -> None:
-        """Spawn `command` (default: this program) with the environment `env` (default: that of this process).
+        """Spawn `command` (default: this program) in the environment `env` (a dict; default: that of this process).
 
         `stderr` says where the logs go, as in subprocess.Popen. Somebody must read from subprocess.PIPE, or an executor
         that logs much blocks. Raises OSError, and ValueError for subprocess.STDOUT.
         """
         import selectors
-        import subprocess
+        from subprocess import PIPE, STDOUT, Popen
 
-        if stderr == subprocess.STDOUT:
-            raise ValueError("expected another place for stderr than stdout, where log lines would break the protocol")
+        if stderr == STDOUT:
+            raise ValueError("expected another place for stderr than stdout: log lines would break the protocol")
         environment = {**(os.environ if env is None else env), PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir)}
         # If a standard stream of this process is closed, no pipe may take its number.
         placeholders = [os.open("/", os.O_RDONLY) for _ in range(3)]
         try:
-            self._process = subprocess.Popen(
-                own_command() if command is None else list(command),
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-            )
+            argv = own_command() if command is None else list(command)
+            self._process = Popen(argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment)
             self._selector = selectors.DefaultSelector()
         finally:
             for fd in placeholders:
@@ -845,29 +814,19 @@ class ExecutorHandle:
         self._selector.register(self._output, selectors.EVENT_READ)
 
     def execute(
-        self,
-        package: str,
-        task_func: str,
-        *values: Any,
-        timeout: float | None = None,
-        context: protocol.TaskContext | None = None,
+        self, package: str, task_func: str, *values: Any, timeout: float | None = None, context: Any = None
     ) -> list[Any]:
-        """Run a task with `values` as its inputs and return its outputs; protocol.pack says which types they have.
+        """Run a task with `values` as its inputs and return its outputs; see `protocol.pack` for their types.
 
-        Raises ExecutorError if the task failed; TaskTimeout after `timeout` seconds; ExecutorCrash; ProtocolError if a
-        value cannot be sent or the reply cannot be read; RuntimeError if the executor has ended, or if another thread
-        is using it.
+        `timeout` is in seconds; `context` is a protocol.TaskContext. Raises ExecutorError if the task failed,
+        TaskTimeout, ExecutorCrash, ProtocolError if a value cannot be sent or the reply cannot be read, and
+        RuntimeError if the executor has ended before or another thread is using it.
 
-        >>> from protocol import ExecutorError, TaskContext, pack_values
+        >>> from protocol import TaskContext, pack_values
         >>> commit = TaskContext(task_id="Commit", graph_outputs=bytes([0]) + pack_values(3, -3))
         >>> with ExecutorHandle(package_dir) as executor:
         ...     executor.execute("integration_test_tasks", "assert_outputs_sum_zero", context=commit)
-        ...     try:
-        ...         executor.execute("integration_test_tasks", "always_fail")
-        ...     except ExecutorError as error:
-        ...         print(error)
         []
-        TaskError: ExecutionError: always_fail: intentional failure
         """
         raw_ctx = (protocol.TaskContext() if context is None else context).encode()
         request = protocol.Execute(package, task_func, raw_ctx, protocol.pack_values(*values))
@@ -883,7 +842,7 @@ class ExecutorHandle:
         try:
             if self._process.returncode is not None:
                 raise RuntimeError("the executor of this handle has ended; spawn another one")
-            return self._exchange(frame, timeout)
+            return self._exchange(frame, time.monotonic() + (float("inf") if timeout is None else timeout))
         except BaseException:
             self._kill()
             raise
@@ -894,30 +853,24 @@ class ExecutorHandle:
         if not self._lock.acquire(False):
             raise RuntimeError("another thread is using this handle, which runs one request at a time")
 
-    def _exchange(self, frame: bytes, timeout: float | None) -> protocol.Result:
-        deadline = None if timeout is None else time.monotonic() + timeout
+    def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         received, end = bytearray(), protocol.FRAME_HEADER_SIZE
         unsent = self._send(memoryview(frame))
         if unsent:
-            import selectors
-
-            self._selector.register(self._input, selectors.EVENT_WRITE)
+            self._selector.register(self._input, 2)
         while unsent or len(received) < end:
-            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # epoll waits at most 24 days.
-            ready = self._selector.select(None if remaining is None else min(remaining, 86400.0))
-            if not ready and remaining == 0.0:
-                raise TaskTimeout(f"no reply within {timeout:g} s")
+            remaining = max(0.0, deadline - time.monotonic())
+            # A day at a time: epoll cannot wait longer than 24 days.
+            ready = self._selector.select(min(remaining, 86400.0))
+            if not ready and not remaining:
+                raise TaskTimeout("no reply before the timeout; the executor was killed")
             for key, _ in ready:
                 if key.fd == self._input:
                     unsent = self._send(unsent)
                     if not unsent:
                         self._selector.unregister(self._input)
                 else:
-                    chunk = os.read(self._output, 1 << 20)
-                    if not chunk:
-                        raise self._end_without_reply(deadline, timeout)
-                    received += chunk
+                    received += self._receive(deadline)
             if len(received) >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
         if len(received) > end:
@@ -933,28 +886,26 @@ class ExecutorHandle:
         except BrokenPipeError:
             return data[:0]  # The executor stopped reading. It may reply all the same.
 
-    def _end_without_reply(self, deadline: float | None, timeout: float | None) -> Exception:
-        """Wait for a process that has closed its stdout, at most until the deadline. Return what to raise."""
-        import signal
-        import subprocess
+    def _receive(self, deadline: float) -> bytes:
+        """Read what is there. At the end of stdout, wait for the process to end and raise."""
+        data = os.read(self._output, 1 << 20)
+        if data:
+            return data
+        from subprocess import TimeoutExpired
 
-        remaining = _END_TIMEOUT if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            status = self._process.wait(min(remaining, _END_TIMEOUT))
-        except subprocess.TimeoutExpired:
-            return TaskTimeout(f"no reply within {timeout:g} s") if remaining < _END_TIMEOUT else ExecutorCrash()
-        if status >= 0:
-            return ExecutorCrash(exit_code=status)
-        names = {number.value: number.name for number in signal.Signals}
-        return ExecutorCrash(signal=names.get(-status, f"signal {-status}"))
+            raise ExecutorCrash(self._process.wait(min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)))
+        except TimeoutExpired:
+            if time.monotonic() >= deadline:
+                raise TaskTimeout("no reply before the timeout; the executor was killed") from None
+            raise ProtocolError("the executor closed its stdout but did not end; it was killed") from None
 
     def close(self, timeout: float = _END_TIMEOUT) -> int:
-        """Send Shutdown, close stdin and wait; kill the executor if it has not ended after `timeout` seconds.
+        """Send Shutdown, close stdin, wait at most `timeout` seconds, then kill the executor. Return its exit status.
 
-        Returns its exit code, or minus the number of the signal that ended it. Raises RuntimeError if another thread is
-        using the handle.
+        That is its exit code, or minus the number of the signal that ended it. Raises RuntimeError like `execute`.
         """
-        import subprocess
+        from subprocess import TimeoutExpired
 
         self._acquire()
         try:
@@ -962,7 +913,7 @@ class ExecutorHandle:
                 self._send(memoryview(protocol.encode_frame(protocol.encode_request(protocol.Shutdown()))))
                 self._process.stdin.close()
                 self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             pass
         finally:
             self._kill()
@@ -972,7 +923,7 @@ class ExecutorHandle:
     shutdown = close
 
     def _kill(self) -> None:
-        """Kill the process if it has not ended, and close the pipes; stderr stays open for the last log lines."""
+        """Kill the process if it has not ended. Close the pipes, except for stderr, which may have lines to read."""
         self._process.kill()
         self._process.wait()
         self._selector.close()
@@ -992,11 +943,8 @@ class ExecutorHandle:
 
 # ------------------------------------------------------------------------------------------------------------- commands
 
-EXIT_USAGE, EXIT_NO_REPLY = 2, 3
-# As a shell reports SIGINT and SIGPIPE.
-EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
-_CHECK_TASK = "spider_check"
-_SERVES = "serves"
+EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
+_CHECK_TASK, _SERVES = "spider_check", "serves"
 # When `run` says on a terminal that it is still waiting, in seconds.
 _NOTICE_AFTER = 5.0
 
@@ -1006,35 +954,27 @@ execution manager on stdin and stdout. A PACKAGE is the name of a directory; its
 library is DIR/PACKAGE/libPACKAGE.so.
 """
 _EPILOG = f"""\
-environment:
-  {PACKAGE_DIR_VARIABLE}  the directory of the packages
-  RUST_LOG                log level: off, error (default), warn, info, debug, or
-                          TARGET=LEVEL[,...]; the target is {_LOG_TARGET}
-
 exit codes:
-  0    success; check: all packages serve
-  1    the task failed; check: a package does not serve; without arguments: a
-       protocol error, a broken pipe or a wrong environment
-  2    wrong usage
-  3    run: no reply (a crash, a timeout or a malformed reply)
-  130  interrupted
-  141  stdout was closed early
+  0 success (check: all packages serve), 1 the task failed (check: a package does
+  not serve; serving: a protocol error, a broken pipe or a wrong environment),
+  2 wrong usage, 3 no reply, 130 interrupted, 141 stdout was closed early
+
+log level of executors:
+  RUST_LOG=off, error (default), warn, info, debug, or TARGET=LEVEL[,...]; the
+  target is {_LOG_TARGET}
 
 examples:
   spider-task-executor run --package-dir packages sums add 1 2
   spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
   spider-task-executor run --commit sums assert_outputs_sum_zero 3 -3
-  spider-task-executor run --repeat 1000 --timeout 5 sums add 1 2
   spider-task-executor check --package-dir packages
   gdb --args python3 -m spider_executor run --in-process sums add 1 2
 """
 _RUN_DESCRIPTION = """\
-Send one request to a new executor. Print the outputs as a line of JSON on
-stdout, and the time that the executor took on stderr.
-
-Options go before PACKAGE. Everything after TASK is a VALUE: JSON, @FILE to read
-JSON from a file, or - to read it from stdin. 1 is an integer, 1.0 a double, null
-is none, an array is a list, a struct or bytes, an object is a map.
+Send a request to a new executor. Print the outputs as JSON on stdout, and the
+time that the executor took on stderr. Options go before PACKAGE. Each VALUE is
+JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0 a double,
+null is none, an array is a list, a struct or bytes, an object is a map.
 """
 _CHECK_DESCRIPTION = f"""\
 Load each PACKAGE (default: all in DIR) in one executor, and call its execute
@@ -1045,7 +985,7 @@ may load alone but not after another one.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve if there are no arguments (default: those of the process), otherwise run a command. Return its exit code."""
+    """Serve if there are no arguments (default: those of the process), otherwise run a command. Return an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         serve_process()
@@ -1059,13 +999,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
+        if not os.path.isdir(options.package_dir):
+            found = repr(options.package_dir)
+            _fail(f"--package-dir or {PACKAGE_DIR_VARIABLE}: expected the directory of the packages, found {found}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        return _fail(f"{error.filename or 'stdout'}: {error.strerror}", EXIT_USAGE if error.filename else EXIT_FAILURE)
+        _fail(f"{error.filename or 'stdout'}: {error.strerror}", EXIT_USAGE if error.filename else EXIT_FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -1073,25 +1016,23 @@ def _parser() -> argparse.ArgumentParser:
 
     def positive(text: str) -> float:
         try:
-            number = float(text)
+            if 0 < float(text) <= 1e9:
+                return float(text)
         except ValueError:
-            number = 0
-        if not 0 < number <= 1e9:
-            raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
-        return number
+            pass
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
 
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser("spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style)
-    abi_version = ".".join(map(str, _ABI_VERSION))
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}, package ABI {abi_version}")
+    version = f"%(prog)s {__version__}, package ABI {'.'.join(map(str, _ABI_VERSION))}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="run one task", description=_RUN_DESCRIPTION, **style)
     check = commands.add_parser("check", help="ask whether packages serve", description=_CHECK_DESCRIPTION, **style)
     for command in (run, check):
-        command.add_argument("--package-dir", metavar="DIR", help=f"the packages (default: ${PACKAGE_DIR_VARIABLE})")
-    run.add_argument(
-        "--timeout", metavar="SECONDS", type=positive, help="kill an executor that has not replied by then"
-    )
+        default = os.environ.get(PACKAGE_DIR_VARIABLE, "")
+        command.add_argument("--package-dir", metavar="DIR", default=default, help=f"default: ${PACKAGE_DIR_VARIABLE}")
+    run.add_argument("--timeout", metavar="SECONDS", type=positive, help="kill an executor that does not reply in time")
     run.add_argument("--repeat", metavar="N", type=positive, default=1, help="send N requests and print their times")
     run.add_argument("--raw", action="store_true", help="write the bytes of the outputs, not JSON")
     run.add_argument("--commit", action="store_true", help="run a commit task; the VALUEs are the outputs of its job")
@@ -1103,15 +1044,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--timeout", metavar="SECONDS", type=positive, default=10, help="for each package (default: 10)")
     check.add_argument("packages", metavar="PACKAGE", nargs="*")
     return parser
-
-
-def _directory(options: argparse.Namespace) -> str:
-    path = options.package_dir or os.environ.get(PACKAGE_DIR_VARIABLE)
-    if not path:
-        _fail(f"expected --package-dir DIR, or {PACKAGE_DIR_VARIABLE} in the environment")
-    if not os.path.isdir(path):
-        _fail(f"{path}: expected the directory of the packages")
-    return os.path.abspath(path)
 
 
 def _fail(text: str, status: int = EXIT_USAGE) -> NoReturn:
@@ -1129,44 +1061,40 @@ def _say(text: str) -> None:
 
 
 def _print(data: bytes, fd: int = 1) -> None:
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _run(options: argparse.Namespace) -> int:
-    import signal
-    import threading
-
     if options.in_process and (options.executor or options.timeout):
         _fail("--in-process excludes --executor and --timeout")
-    directory, request, output_fd = _directory(options), _request(options), 1
-    notice = threading.Timer(_NOTICE_AFTER, _say, ["run: still waiting; --timeout SECONDS limits the wait"])
-    notice.daemon = True
-    if options.timeout is None and os.isatty(2):
-        notice.start()
+    request = _request(options)
+    output_fd = os.dup(1)
     try:
         if options.in_process:
-            # What the task prints is not an output.
-            output_fd = os.dup(1)
-            os.dup2(2, 1)
-            # Python's handlers cannot run inside native code.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            manager = TdlPackageManager(directory)
-            outputs = _repeat(options, lambda: _execute_here(manager, request))
+            _prepare_for_native_code()
+            outputs = _repeat(options, TdlPackageManager(options.package_dir).execute, request)
         else:
-            with ExecutorHandle(directory, options.executor and [options.executor]) as executor:
-                outputs = _repeat(options, lambda: executor.request(request, options.timeout))
+            with ExecutorHandle(options.package_dir, options.executor and [options.executor]) as executor:
+                outputs = _repeat(options, lambda request: executor.request(request, options.timeout), request)
     except ExecutorError as error:
         _fail(f"{options.package} {options.task}: {error}", EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash) as error:
         _fail(str(error), EXIT_NO_REPLY)
     except ProtocolError as error:
         _fail(f"the reply of the executor cannot be read: {error}", EXIT_NO_REPLY)
-    finally:
-        notice.cancel()
     _print(outputs if options.raw else _to_json(outputs), output_fd)
     return 0
+
+
+def _prepare_for_native_code() -> None:
+    import signal
+
+    # Python's handlers cannot run inside native code.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    # What the task prints is not an output.
+    os.dup2(2, 1)
 
 
 def _request(options: argparse.Namespace) -> protocol.Execute:
@@ -1196,40 +1124,37 @@ def _read_value(text: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        hint = ""
-        if text.startswith("-") and text != "-":
-            hint = "; options go before PACKAGE"
-        elif text[:1].isalpha():
-            hint = f"""; a string needs quotes of its own: '"{text[:40]}"'"""
-        _fail(f"expected JSON, found {text[:40]}: {error}{hint}")
+        hint = "options go before PACKAGE" if text.startswith("-") else "a string needs quotes inside of quotes"
+        _fail(f"expected JSON, found {text[:40]}: {error} ({hint})")
 
 
-def _execute_here(manager: TdlPackageManager, request: protocol.Execute) -> protocol.Result:
-    started = time.monotonic_ns()
-    package = manager.load(request.package)
-    outcome = package.execute(request.task_func, request.raw_ctx, request.raw_inputs)
-    return protocol.Result(outcome, _elapsed_us(started))
-
-
-def _repeat(options: argparse.Namespace, execute: Callable[[], protocol.Result]) -> bytes:
+def _repeat(
+    options: argparse.Namespace, execute: Callable[[protocol.Execute], protocol.Result], request: protocol.Execute
+) -> bytes:
     """Execute --repeat times and print how long it took. Return the last outputs. Raises ExecutorError."""
+    import threading
+
+    notice = threading.Timer(_NOTICE_AFTER, _say, ["run: still waiting; --timeout SECONDS limits the wait"])
+    notice.daemon = True
+    if options.timeout is None and os.isatty(2):
+        notice.start()
     elapsed, round_trips, outputs = [], [], b""
     times = int(options.repeat)
     for _ in range(times):
         started = time.monotonic_ns()
-        result = execute()
+        result = execute(request)
         round_trips.append(_elapsed_us(started))
         elapsed.append(result.elapsed_us)
         if isinstance(result.outcome, protocol.Failure):
             raise protocol.decode_executor_error(result.outcome.error)[0]
         outputs = result.outcome.outputs
+    notice.cancel()
     if times == 1:
         _say(f"elapsed: {elapsed[0]} µs")
         return outputs
-    _say(f"{f'µs, {times} requests':20}{'min':>10}{'P50':>10}{'P99':>10}{'max':>10}")
     for name, samples in (("in the executor", sorted(elapsed)), ("round trip", sorted(round_trips))):
-        ranks = (0, (times - 1) * 50 // 100, (times - 1) * 99 // 100, times - 1)
-        _say(f"{name:20}" + "".join(f"{samples[rank]:10}" for rank in ranks))
+        p50, p99 = samples[(times - 1) // 2], samples[(times - 1) * 99 // 100]
+        _say(f"{name:15}  min {samples[0]} µs, P50 {p50} µs, P99 {p99} µs, max {samples[-1]} µs")
     return outputs
 
 
@@ -1244,29 +1169,24 @@ def _to_json(outputs: bytes) -> bytes:
 
 
 def _check(options: argparse.Namespace) -> int:
-    directory, executor = _directory(options), None
     names = options.packages or sorted(
-        entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith(".")
+        entry.name for entry in os.scandir(options.package_dir) if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
-        _fail(f"there are no packages in {directory}", EXIT_FAILURE)
-    verdicts = []
-    try:
-        for name in names:
-            executor = executor or ExecutorHandle(directory)
-            try:
-                executor.execute(name, _CHECK_TASK, timeout=options.timeout)
-                verdicts.append(_SERVES)
-            except ExecutorError as error:
-                verdicts.append(_SERVES if error.kind == "TaskError" else str(error))
-            except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
-                verdicts.append(str(error))
-                executor = None
-            _print(f"{escape(name):{max(map(len, names))}}    {escape(verdicts[-1])}\n".encode())
-    finally:
-        if executor:
-            executor.close()
-    serving = verdicts.count(_SERVES)
+        _fail(f"there are no packages in {options.package_dir}", EXIT_FAILURE)
+    executor, serving = None, 0
+    for name in names:
+        executor = executor or ExecutorHandle(options.package_dir)
+        try:
+            executor.execute(name, _CHECK_TASK, timeout=options.timeout)
+            verdict = _SERVES
+        except ExecutorError as error:
+            verdict = _SERVES if error.kind == "TaskError" else str(error)
+        except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
+            verdict = str(error)
+            executor = None
+        serving += verdict == _SERVES
+        _print(f"{escape(name):{max(map(len, names))}}    {escape(verdict)}\n".encode())
     _print(f"{serving} of {len(names)} packages serve\n".encode())
     return 0 if serving == len(names) else EXIT_FAILURE
 
