@@ -3,7 +3,8 @@
 
 Without arguments it serves a Spider execution manager: it reads framed requests on stdin, loads native task packages
 `$SPIDER_TDL_PACKAGE_DIR/<package>/lib<package>.so`, calls their tasks on its main thread, and writes framed responses
-to stdout. Logs are JSON lines on stderr. With arguments it is a command line; see `--help`. The sections of this file:
+to stdout. Logs are JSON lines on stderr. With arguments it is a command line; see `--help`. protocol.py has the wire
+format. The sections of this file:
 
     process     how the executor starts and ends, and what it logs when it fails
     serve       the loop: find the fields of a request, find the call, call, answer, free
@@ -13,8 +14,6 @@ to stdout. Logs are JSON lines on stderr. With arguments it is a command line; s
     logs        RUST_LOG, and one JSON object per line
     handle      ExecutorHandle, for Python programs that drive executors
     commands    `run` and `check`
-
-protocol.py has the wire format.
 """
 
 from __future__ import annotations
@@ -33,12 +32,14 @@ if __name__ == "__main__":
 
 import _thread
 import ctypes
+import errno
 import faulthandler
+import mmap
 import select
-import stat
 import time
 from ctypes import c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
 from struct import Struct
+from struct import error as StructError
 from types import FunctionType
 
 import protocol
@@ -55,23 +56,19 @@ __all__ = ["ExecutorCrash", "ExecutorHandle", "TaskTimeout", "TdlPackage", "TdlP
 __version__ = "0.1.0"
 
 _libc = ctypes.CDLL(None)
-_libc.malloc.restype = c_void_p
+_libc.dlsym.restype = c_void_p
 _libc.free.argtypes, _libc.free.restype = [c_void_p], None
 
 # -------------------------------------------------------------------------------------------------------------- process
 
 EXIT_FAILURE = 1
 PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
-_EFAULT = 14
 _LC_ALL = 6
 _IONBF = 2
 
 
 class _Process:
-    """What the loop, the exit handler and the watchdog share.
-
-    `call` is the current or the last call into a package. Its name says which. `running` is true during the call.
-    """
+    """What the loop, the exit handler and the watchdog share. `call` is the current or the last call into a package."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -104,7 +101,14 @@ def serve_process() -> NoReturn:
             always.write(WARN, "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive.", directive=directive)
         if os.isatty(0):
             always.write(WARN, "stdin is a terminal: waiting for framed requests; see --help.")
-        manager = TdlPackageManager(_package_dir(log))
+        package_dir = os.environ.get(PACKAGE_DIR_VARIABLE)
+        if not package_dir:
+            state = "not set" if package_dir is None else "empty"
+            raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
+        if not os.path.isdir(package_dir):
+            # It may be a volume that is mounted later.
+            log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
+        manager = TdlPackageManager(package_dir)
         channel = Channel(process.pid)
         _restore_environment()
         guard(process, channel.output_fd)
@@ -131,29 +135,20 @@ def _failure(error: Exception) -> str:
     if isinstance(error, BrokenPipeError):
         return "The parent no longer reads responses."
     if isinstance(error, OSError):
-        return (
-            "A task returned an invalid pointer." if error.errno == _EFAULT else "The connection to the parent broke."
-        )
+        is_pointer = error.errno == errno.EFAULT
+        return "A task returned an invalid pointer." if is_pointer else "The connection to the parent broke."
     return "Out of memory." if isinstance(error, MemoryError) else "Internal error; please report it."
-
-
-def _package_dir(log: Log) -> bytes:
-    path = os.environb.get(PACKAGE_DIR_VARIABLE.encode())
-    if not path:
-        state = "not set" if path is None else "empty"
-        raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
-    if not os.path.isdir(path):
-        # It may be a volume that is mounted later.
-        log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=_shown(path))
-    return path
 
 
 def _restore_environment() -> None:
     """Give tasks the environment and the locale that the parent set up. Python has changed both."""
     try:
         with open("/proc/self/environ", "rb") as file:
-            if b"\0LC_CTYPE=" not in b"\0" + file.read():
-                os.environ.pop("LC_CTYPE", None)
+            _, is_set, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
+        if is_set:
+            os.environb[b"LC_CTYPE"] = rest.partition(b"\0")[0]
+        else:
+            os.environ.pop("LC_CTYPE", None)
     except OSError:
         pass
     _libc.setlocale(_LC_ALL, b"C")
@@ -164,17 +159,13 @@ def _restore_environment() -> None:
 # ---------------------------------------------------------------------------------------------------------------- serve
 
 # Calls are cached by package and task. Both limits bound the cache.
-_CALLS_MAX = 16384
-_KEY_SIZE_MAX = 512
+_CALLS_MAX, _KEY_SIZE_MAX = 16384, 512
 
 _set_views = Struct("PNPNPN").pack_into
 
 
 def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> None:
-    """Answer requests in order until Shutdown or the end of stdin.
-
-    Raises ProtocolError for malformed input, OSError if a pipe breaks, ChildProcessError in a child of this process.
-    """
+    """Answer requests until Shutdown or the end of stdin. Raises ProtocolError, OSError, ChildProcessError."""
     log, buffer, address = process.log, channel.buffer, channel.address
     # The arguments of every call are three views, which `_set_views` fills in place.
     views = bytearray(3 * ctypes.sizeof(_View))
@@ -200,9 +191,7 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             call = calls.get(key)
             if call is None:
                 call = _find_call(key, manager, process, arguments)
-                if len(key) <= _KEY_SIZE_MAX:
-                    if len(calls) == _CALLS_MAX:
-                        calls.clear()
+                if len(calls) < _CALLS_MAX and len(key) <= _KEY_SIZE_MAX:
                     calls[key] = call
             _set_views(
                 views, 0, address + task_at, task_size, address + ctx_at, ctx_size, address + inputs_at, inputs_size
@@ -214,16 +203,15 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             data = read_outputs(result)
         except ExecutorError as error:
             process.running = False
-            outcome, data = error.kind, error.encode()
+            data = error.encode()
             if len(data) > RESPONSE_DATA_MAX:
                 data = _too_large("an error", len(data)).encode()
             channel.send(FAILURE, data, _elapsed_us(started))
         else:
-            outcome = "Success"
             channel.send(SUCCESS, data, _elapsed_us(started))
             _free(result)
         if log.level >= DEBUG:
-            log.write(DEBUG, "Request answered.", task=process.call_name(), outcome=outcome, response_size=len(data))
+            log.write(DEBUG, "Request answered.", task=process.call_name(), response_size=len(data))
 
 
 def _find_call(
@@ -234,14 +222,10 @@ def _find_call(
     process.call = _named_call(f"{package} (loading)", manager.load, (package,))
     process.running = True
     loaded = process.call()
-    # A child that returned from a constructor or from init must not run the task, too.
-    _check_process(process.pid)
-    return _named_call(f"{package}::{task}", loaded.call, arguments)
-
-
-def _check_process(pid: int) -> None:
-    if os.getpid() != pid:
+    if os.getpid() != process.pid:
+        # A child that returns from a constructor or from init must not run the task, too.
         raise ChildProcessError
+    return _named_call(f"{package}::{task}", loaded.call, arguments)
 
 
 def _elapsed_us(started: int) -> int:
@@ -268,11 +252,7 @@ _PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
 
 
 class Channel:
-    """The pipes to the parent, and the buffer that requests are read into.
-
-    The constructor takes over stdin and stdout: fd 0 is at its end from then on, and fd 1 leads to stderr. Raises
-    OSError, and RuntimeError if one of them is closed.
-    """
+    """The pipes to the parent, and the buffer for requests. The constructor raises OSError, RuntimeError."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -282,28 +262,23 @@ class Channel:
         self.input_fd, self.output_fd = _duplicate_high(0), _duplicate_high(1)
         os.set_blocking(self.input_fd, True)
         os.set_blocking(self.output_fd, True)
+        # Tasks get a stdin that is at its end, and stderr as their stdout.
         reading, writing = os.pipe()
         os.dup2(reading, 0)
         os.dup2(2, 1)
         os.close(reading)
         os.close(writing)
-        # Unlike the memory of a bytearray, that of malloc is not touched before it is used.
-        self.address: int = _libc.malloc(c_size_t(_FRAME_MAX + 4))
-        if not self.address:
-            raise MemoryError
-        memory: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
-        memory[_EMPTY_PAYLOAD_AT:] = bytes(4)
-        self.buffer = memory
+        # Pages of zeros, which take no memory before they are used.
+        pages = mmap.mmap(-1, _FRAME_MAX + 4, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.buffer: Any = (c_char * len(pages)).from_buffer(pages)
+        self.address = ctypes.addressof(self.buffer)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
-        """Yield the start and the end of each frame's body in the buffer, until stdin ends between two frames.
-
-        A body stays in place until the next one is asked for. Raises TruncatedError if stdin ends inside a frame,
-        ProtocolError if a frame is too long, OSError.
-        """
+        """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""
         view = memoryview(self.buffer).cast("B")[:_FRAME_MAX]
         whole = [view]
         start = filled = 0
+        is_large = False
         while True:
             if filled - start >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
@@ -313,7 +288,8 @@ class Channel:
                     if start == filled:
                         start = filled = 0
                     continue
-                if end - start > _PIPE_SIZE:
+                if end - start > _PIPE_SIZE and not is_large:
+                    is_large = True
                     _enlarge_pipe(self.input_fd)
             if start:
                 # Move an incomplete frame to the start of the buffer, where every frame fits.
@@ -327,14 +303,17 @@ class Channel:
             filled += count
 
     def send(self, outcome_tag: int, data: bytes | memoryview, elapsed_us: int) -> None:
-        """Write a response. Raises OSError, and ChildProcessError in a child of this process, which must not answer."""
-        _check_process(self._pid)
-        parts = [protocol.response_head(outcome_tag, len(data)), data, protocol.response_tail(elapsed_us)]
-        if len(data) <= _COPY_MAX:
-            parts = [b"".join(parts)]
-        elif len(data) > _PIPE_SIZE:
+        """Write a response. Raises OSError, and ChildProcessError in a child of the executor, which must not answer."""
+        if os.getpid() != self._pid:
+            raise ChildProcessError
+        size = len(data)
+        parts = [protocol.response_head(outcome_tag, size), data, protocol.response_tail(elapsed_us)]
+        if size <= _COPY_MAX:
+            frame = b"".join(parts)
+            parts = [frame[os.write(self.output_fd, frame) :]]
+        elif size > _PIPE_SIZE:
             _enlarge_pipe(self.output_fd)
-        while parts:
+        while any(parts):
             count = os.writev(self.output_fd, parts)
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
@@ -409,9 +388,9 @@ class TdlPackageManager:
         self._by_file: dict[bytes, TdlPackage] = {}
 
     def load(self, name: str) -> TdlPackage:
-        """Return the package in `<package_dir>/<name>/lib<name>.so`. Load it the first time. Raises ExecutorError.
+        """Return the package in `<package_dir>/<name>/lib<name>.so`. Load it if needed. Raises ExecutorError.
 
-        Names that lead to the same real path are one package. A failure is not remembered.
+        Names that lead to one real path are one package. The next request tries again after a failure.
         """
         if name in self._by_name:
             return self._by_name[name]
@@ -440,35 +419,34 @@ class TdlPackageManager:
 
 
 class TdlPackage:
-    """A loaded package: the `name` that it declares, and `call`, its native execute function.
-
-    The constructor loads the library at `path` and runs its init function, unless its name is in `taken`. Raises
-    ExecutorError.
-    """
+    """A loaded package: the `name` that it declares, which must not be `taken`, and its native function `call`."""
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
         _check_elf(path)
         try:
             self._library = ctypes.CDLL(os.fsdecode(path))
-        except OSError as error:
-            raise _invalid_library(str(error), path) from None
-        except UnicodeDecodeError as error:
-            # Before CPython 3.13, ctypes cannot decode a message with a path that is not UTF-8.
-            raise _invalid_library(os.fsdecode(error.object), path) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise _invalid_library(error, path) from None
         try:
             found = self._function("get_version", _Version)()
             # The major number of this executor is 0, so major and minor must match.
             if (found.major, found.minor) != _ABI_VERSION[:2]:
                 raise ExecutorError("IncompatibleVersion", (found.major, found.minor, found.patch, *_ABI_VERSION))
-            self.name = self._read_name()
+            view = self._function("get_name", _View)()
+            if view.length and (not view.pointer or view.length > _DECLARED_NAME_MAX):
+                raise _invalid_library(f"the declared name has {view.length} bytes at address {view.pointer}", path)
+            try:
+                self.name = bytes(_memory(view)).decode()
+            except UnicodeDecodeError as error:
+                raise ExecutorError("InvalidUtf8", _with_path(f"the declared name: {error}", path)) from None
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
         except ExecutorError:
             _libc.dlclose(c_void_p(self._library._handle))
             raise
         # From here on the library stays loaded, even after an error: threads and handlers of the package may be in it.
-        if hasattr(self._library, "__spider_tdl_package_init"):
+        if _libc.dlsym(c_void_p(self._library._handle), b"__spider_tdl_package_init") is not None:
             result = self._function("init", _Result)()
             if result.is_error:
                 raise _package_error("PackageInitError", result)
@@ -478,26 +456,14 @@ class TdlPackage:
     def _function(self, name: str, restype: Any, *argtypes: Any) -> Any:
         try:
             function = self._library[f"__spider_tdl_package_{name}"]
-        except AttributeError as error:
-            raise _invalid_library(str(error), self._path) from None
+        except (AttributeError, UnicodeDecodeError) as error:
+            raise _invalid_library(error, self._path) from None
         function.restype, function.argtypes = restype, argtypes
         return function
 
-    def _read_name(self) -> str:
-        view = self._function("get_name", _View)()
-        if view.length and (not view.pointer or view.length > _DECLARED_NAME_MAX):
-            raise _invalid_library(f"the declared name has {view.length} bytes at address {view.pointer}", self._path)
-        try:
-            return bytes(_memory(view)).decode()
-        except UnicodeDecodeError as error:
-            raise ExecutorError("InvalidUtf8", _with_path(f"the declared name: {error}", self._path)) from None
-
 
 def read_outputs(result: Any) -> memoryview | bytes:
-    """Return the outputs in the _Result of a task. Unless their length is 0, the caller frees them.
-
-    Raises ExecutorError if the task failed or if no response can carry the outputs. Then they are freed already.
-    """
+    """Return the outputs of a task. The caller frees the result, unless this raises ExecutorError."""
     if result.is_error:
         raise _package_error("TaskError", result)
     size = result.length
@@ -528,40 +494,52 @@ def _free(result: Any) -> None:
         _libc.free(result.pointer)
 
 
-def _memory(view: Any) -> memoryview | bytes:
-    """The memory of a _View or a _Result. If the length is 0, the pointer may be invalid."""
-    return memoryview(_Memory.from_address(view.pointer)).cast("B")[: view.length] if view.length else b""
+def _memory(view: Any) -> bytes | memoryview:
+    """The memory of a _View or a _Result, copied if it is small. If the length is 0, the pointer may be invalid."""
+    if not view.length:
+        return b""
+    memory = _Memory.from_address(view.pointer)
+    return bytes(memory[: view.length]) if view.length <= _COPY_MAX else memoryview(memory).cast("B")[: view.length]
 
 
-# https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html: magic number, class and byte order; machine; offset,
-# entry size and number of the section headers, which are the end of a library.
-_ELF_HEADER = Struct("<6s12xH20xQ10xHH2x")
+# https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html: magic number, class, byte order; machine; offset of the
+# program headers, then of the section headers; number of the former; size and number of the latter.
+_ELF_HEADER = Struct("<6s12xH12xQQ8xHHH2x")
+_ELF_SEGMENT = Struct("<I4xQ40x")
+_PT_LOAD = 1
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 def _check_elf(path: bytes) -> None:
     """Refuse the files that would block the loader, crash it, or get a misleading message. Raises ExecutorError."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise _invalid_library("not a regular file", path)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise _invalid_library("not a regular file", path)
         with open(path, "rb") as file:
-            header = file.read(_ELF_HEADER.size)
-    except OSError:
+            header, machine = file.read(_ELF_HEADER.size), os.uname().machine
+            if len(header) < _ELF_HEADER.size or not header.startswith(b"\x7fELF") or machine not in _ELF_MACHINES:
+                return
+            magic, found, segments_at, sections_at, segments, section_size, sections = _ELF_HEADER.unpack(header)
+            if magic[4:] != b"\2\1" or found != _ELF_MACHINES[machine]:
+                raise _invalid_library(f"built for another machine; this one is {machine}", path)
+            # The section headers are the end of a library.
+            size, end = os.path.getsize(path), sections_at + section_size * sections
+            if end > size:
+                raise _invalid_library(f"file cut short: expected {end} bytes, found {size}", path)
+            file.seek(segments_at)
+            table = file.read(_ELF_SEGMENT.size * segments)
+            loaded = [offset for kind, offset in _ELF_SEGMENT.iter_unpack(table) if kind == _PT_LOAD]
+    except (OSError, OverflowError, StructError):
         return  # The loader says why.
-    machine = os.uname().machine
-    if len(header) < _ELF_HEADER.size or not header.startswith(b"\x7fELF") or machine not in _ELF_MACHINES:
-        return
-    identification, found, sections_at, section_size, section_count = _ELF_HEADER.unpack(header)
-    if identification[4:] != b"\2\1" or found != _ELF_MACHINES[machine]:
-        raise _invalid_library(f"built for another machine; this one is {machine}", path)
-    end = sections_at + section_size * section_count
-    if end > status.st_size:
-        raise _invalid_library(f"file cut short: expected {end} bytes, found {status.st_size}; copy it again", path)
+    # The first segment has the start of the file. If it is missing, the loader crashes.
+    if loaded and loaded[0] != 0:
+        raise _invalid_library("the program headers are damaged", path)
 
 
-def _invalid_library(problem: str, path: bytes) -> ExecutorError:
-    return ExecutorError("InvalidLibrary", _with_path(_shown(os.fsencode(problem)), path))
+def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
+    # Before CPython 3.13, ctypes cannot decode a message with a path that is not UTF-8.
+    message = problem.object if isinstance(problem, UnicodeDecodeError) else os.fsencode(str(problem))
+    return ExecutorError("InvalidLibrary", _with_path(_shown(message), path))
 
 
 def _with_path(problem: str, path: bytes) -> str:
@@ -570,7 +548,8 @@ def _with_path(problem: str, path: bytes) -> str:
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
-    problem = problem.replace(f"{shown}: ", "").encode()[:250].decode("utf-8", "ignore")
+    # The cause is at the end of a message of the loader.
+    problem = problem.replace(f"{shown}: ", "").encode()[-250:].decode("utf-8", "ignore")
     return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
 
 
@@ -583,7 +562,6 @@ def _shown(path: bytes) -> str:
 _ExitHandler = ctypes.CFUNCTYPE(None, c_void_p)
 # How long exit handlers may take after the parent is gone, in seconds.
 _EXIT_HANDLERS_TIMEOUT = 2.0
-_CALL_NAME_MAX = 400
 
 
 def guard(process: _Process, output_fd: int) -> None:
@@ -608,7 +586,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
     """Return a call of `function` in a frame with this name, which crash reports show."""
-    name = name[:_CALL_NAME_MAX]
+    name = name[:400]
     return FunctionType(_call.__code__.replace(co_name=name), globals(), name, (function, arguments))
 
 
@@ -623,22 +601,17 @@ def _at_exit(process: _Process) -> None:
 
 
 def _watch(process: _Process, output_fd: int) -> None:
-    """End the process if the parent is gone while a task or an exit handler runs.
-
-    The loop notices it at other times. A closed stdin is no reason: the parent may still want the reply.
-    """
+    """End the process if nobody reads its stdout while a task or an exit handler runs. The loop notices other times."""
     log_fd = process.log.fd
     poll = select.poll()
     # Events 0: poll reports only errors and hang-ups.
     poll.register(output_fd, 0)
     poll.register(log_fd, 0)
     while True:
-        for fd, event in poll.poll():
+        for fd, _ in poll.poll():
             if fd == log_fd:
                 poll.unregister(log_fd)
                 _discard_prints(log_fd)
-            elif event == select.POLLNVAL:
-                continue  # A task has closed the descriptor.
             elif process.running:
                 # Do not block on a log pipe that is full.
                 if select.select([], [log_fd], [], 0)[1]:
@@ -728,11 +701,8 @@ def escape(text: str) -> str:
     """Write control characters, bidirectional characters and lone surrogates as JSON does."""
     if text.isprintable():
         return text
-    parts = []
-    for character in text:
-        units = "" if character.isprintable() else character.encode("utf-16-be", "surrogatepass").hex()
-        parts += [f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)] or [character]
-    return "".join(parts)
+    units = memoryview(text.encode(f"utf-16-{sys.byteorder[0]}e", "surrogatepass")).cast("H")
+    return "".join(chr(unit) if chr(unit).isprintable() else f"\\u{unit:04x}" for unit in units)
 
 
 # --------------------------------------------------------------------------------------------------------------- handle
@@ -754,7 +724,7 @@ def own_command() -> list[str]:
 
 
 class TaskTimeout(TimeoutError):
-    """There was no reply in time. The handle has killed the executor."""
+    """There was no reply in time. The executor was killed."""
 
 
 class ExecutorCrash(Exception):
@@ -766,7 +736,9 @@ class ExecutorCrash(Exception):
         names = {-number: number.name for number in signal.Signals}
         self.exit_code = status if status >= 0 else None
         self.signal = names.get(status, f"signal {-status}") if status < 0 else None
-        super().__init__(f"the executor ended without a reply: {self.signal or f'exit code {status}'}")
+        super().__init__(
+            f"the executor {f'was killed by {self.signal}' if status < 0 else f'ended with exit code {status}'}"
+        )
 
 
 class ExecutorHandle:
@@ -775,9 +747,13 @@ class ExecutorHandle:
     A context manager: at the end of the block the process has ended. After TaskTimeout, ExecutorCrash, a reply that
     cannot be read, or an interrupt, it has ended as well, and the handle cannot be used again.
 
+    >>> from protocol import TaskContext, pack_values
+    >>> commit = TaskContext(task_id="Commit", graph_outputs=bytes([0]) + pack_values(3, -3))
     >>> with ExecutorHandle(package_dir) as executor:
     ...     executor.execute("integration_test_tasks", "fibonacci", 20, timeout=10)
+    ...     executor.execute("integration_test_tasks", "assert_outputs_sum_zero", context=commit)
     [6765]
+    []
     """
 
     _process: Any = None
@@ -785,10 +761,10 @@ class ExecutorHandle:
     def __init__(
         self, package_dir: Path, command: Sequence[str] | None = None, env: Any = None, stderr: Any = None
     ) -> None:
-        """Spawn `command` (default: this program) in the environment `env` (a dict; default: that of this process).
+        """Spawn `command` (default: this program) with the environment `env` (default: that of this process).
 
-        `stderr` says where the logs go, as in subprocess.Popen. Somebody must read from subprocess.PIPE, or an executor
-        that logs much blocks. Raises OSError, and ValueError for subprocess.STDOUT.
+        `stderr` is as in subprocess.Popen. Somebody must read from PIPE, or an executor that logs much blocks. Raises
+        OSError, and ValueError for STDOUT.
         """
         import selectors
         from subprocess import PIPE, STDOUT, Popen
@@ -799,9 +775,9 @@ class ExecutorHandle:
         # If a standard stream of this process is closed, no pipe may take its number.
         placeholders = [os.open("/", os.O_RDONLY) for _ in range(3)]
         try:
-            argv = own_command() if command is None else list(command)
-            self._process = Popen(argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment)
             self._selector = selectors.DefaultSelector()
+            argv = command or own_command()
+            self._process = Popen(argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment)
         finally:
             for fd in placeholders:
                 os.close(fd)
@@ -816,17 +792,10 @@ class ExecutorHandle:
     def execute(
         self, package: str, task_func: str, *values: Any, timeout: float | None = None, context: Any = None
     ) -> list[Any]:
-        """Run a task with `values` as its inputs and return its outputs; see `protocol.pack` for their types.
+        """Run a task and return its outputs; see protocol.pack for `values`, and TaskContext for `context`.
 
-        `timeout` is in seconds; `context` is a protocol.TaskContext. Raises ExecutorError if the task failed,
-        TaskTimeout, ExecutorCrash, ProtocolError if a value cannot be sent or the reply cannot be read, and
-        RuntimeError if the executor has ended before or another thread is using it.
-
-        >>> from protocol import TaskContext, pack_values
-        >>> commit = TaskContext(task_id="Commit", graph_outputs=bytes([0]) + pack_values(3, -3))
-        >>> with ExecutorHandle(package_dir) as executor:
-        ...     executor.execute("integration_test_tasks", "assert_outputs_sum_zero", context=commit)
-        []
+        Raises ExecutorError if the task failed, TaskTimeout after `timeout` seconds, ExecutorCrash, ProtocolError if a
+        value or the reply is malformed, RuntimeError if the executor has ended before or another thread is using it.
         """
         raw_ctx = (protocol.TaskContext() if context is None else context).encode()
         request = protocol.Execute(package, task_func, raw_ctx, protocol.pack_values(*values))
@@ -854,28 +823,32 @@ class ExecutorHandle:
             raise RuntimeError("another thread is using this handle, which runs one request at a time")
 
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
-        received, end = bytearray(), protocol.FRAME_HEADER_SIZE
+        received, filled, end = bytearray(4096), 0, protocol.FRAME_HEADER_SIZE
         unsent = self._send(memoryview(frame))
         if unsent:
             self._selector.register(self._input, 2)
-        while unsent or len(received) < end:
+        while unsent or filled < end:
             remaining = max(0.0, deadline - time.monotonic())
             # A day at a time: epoll cannot wait longer than 24 days.
             ready = self._selector.select(min(remaining, 86400.0))
             if not ready and not remaining:
-                raise TaskTimeout("no reply before the timeout; the executor was killed")
+                raise TaskTimeout("the time is up; the executor was killed")
             for key, _ in ready:
                 if key.fd == self._input:
                     unsent = self._send(unsent)
                     if not unsent:
                         self._selector.unregister(self._input)
                 else:
-                    received += self._receive(deadline)
-            if len(received) >= protocol.FRAME_HEADER_SIZE:
+                    count = os.readv(self._output, [memoryview(received)[filled:]])
+                    if not count:
+                        raise self._end_of_output(deadline)
+                    filled += count
+            if filled >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
-        if len(received) > end:
-            raise ProtocolError(f"expected one response, found {len(received) - end} more bytes after it")
-        return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE, end)[0]
+                received += bytes(max(0, end + 1 - len(received)))
+        if filled > end:
+            raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
+        return protocol.decode_response(memoryview(received), protocol.FRAME_HEADER_SIZE, end)[0]
 
     def _send(self, data: memoryview) -> memoryview:
         """Write as much as the pipe takes. Return the rest."""
@@ -886,19 +859,14 @@ class ExecutorHandle:
         except BrokenPipeError:
             return data[:0]  # The executor stopped reading. It may reply all the same.
 
-    def _receive(self, deadline: float) -> bytes:
-        """Read what is there. At the end of stdout, wait for the process to end and raise."""
-        data = os.read(self._output, 1 << 20)
-        if data:
-            return data
+    def _end_of_output(self, deadline: float) -> Exception:
+        """Wait for a process that has closed its stdout, at most until the deadline. Return what to raise."""
         from subprocess import TimeoutExpired
 
         try:
-            raise ExecutorCrash(self._process.wait(min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)))
+            return ExecutorCrash(self._process.wait(min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)))
         except TimeoutExpired:
-            if time.monotonic() >= deadline:
-                raise TaskTimeout("no reply before the timeout; the executor was killed") from None
-            raise ProtocolError("the executor closed its stdout but did not end; it was killed") from None
+            return TaskTimeout("the executor closed its stdout but did not end; it was killed")
 
     def close(self, timeout: float = _END_TIMEOUT) -> int:
         """Send Shutdown, close stdin, wait at most `timeout` seconds, then kill the executor. Return its exit status.
@@ -924,8 +892,10 @@ class ExecutorHandle:
 
     def _kill(self) -> None:
         """Kill the process if it has not ended. Close the pipes, except for stderr, which may have lines to read."""
-        self._process.kill()
-        self._process.wait()
+        # In a child that the parent has forked, poll finds no process to kill.
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
         self._selector.close()
         self._process.stdin.close()
         self._process.stdout.close()
@@ -953,20 +923,15 @@ Run the native task packages of a Spider cluster. Without arguments, serve the
 execution manager on stdin and stdout. A PACKAGE is the name of a directory; its
 library is DIR/PACKAGE/libPACKAGE.so.
 """
-_EPILOG = f"""\
+_EPILOG = """\
 exit codes:
   0 success (check: all packages serve), 1 the task failed (check: a package does
   not serve; serving: a protocol error, a broken pipe or a wrong environment),
   2 wrong usage, 3 no reply, 130 interrupted, 141 stdout was closed early
 
-log level of executors:
-  RUST_LOG=off, error (default), warn, info, debug, or TARGET=LEVEL[,...]; the
-  target is {_LOG_TARGET}
-
 examples:
   spider-task-executor run --package-dir packages sums add 1 2
   spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
-  spider-task-executor run --commit sums assert_outputs_sum_zero 3 -3
   spider-task-executor check --package-dir packages
   gdb --args python3 -m spider_executor run --in-process sums add 1 2
 """
@@ -977,10 +942,9 @@ JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0 a double
 null is none, an array is a list, a struct or bytes, an object is a map.
 """
 _CHECK_DESCRIPTION = f"""\
-Load each PACKAGE (default: all in DIR) in one executor, and call its execute
-function with the name of a task that no package should have, {_CHECK_TASK}.
-A package serves if it returns outputs or an error. The order matters: a library
-may load alone but not after another one.
+Load each PACKAGE (default: all in DIR) in one executor and call its execute
+function with a task that no package should have, {_CHECK_TASK}. A package
+serves if it returns outputs or an error. The order can matter.
 """
 
 
@@ -1000,40 +964,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         if not os.path.isdir(options.package_dir):
-            found = repr(options.package_dir)
-            _fail(f"--package-dir or {PACKAGE_DIR_VARIABLE}: expected the directory of the packages, found {found}")
+            _fail(f"--package-dir, {PACKAGE_DIR_VARIABLE}: there is no directory {options.package_dir!r}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        _fail(f"{error.filename or 'stdout'}: {error.strerror}", EXIT_USAGE if error.filename else EXIT_FAILURE)
+        exists = isinstance(error, FileNotFoundError) and os.path.exists(error.filename)
+        problem = "the interpreter in its first line does not exist" if exists else error.strerror
+        _fail(f"{error.filename or 'stdout'}: {problem}", EXIT_USAGE if error.filename else EXIT_FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
-    def positive(text: str) -> float:
-        try:
-            if 0 < float(text) <= 1e9:
-                return float(text)
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            _fail(f"{message}; see --help")
+
+        def _print_message(self, message: str, file: object = None) -> None:
+            _print(message.encode())
 
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser("spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style)
-    version = f"%(prog)s {__version__}, package ABI {'.'.join(map(str, _ABI_VERSION))}"
-    parser.add_argument("--version", action="version", version=version)
+    parser = Parser("spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="run one task", description=_RUN_DESCRIPTION, **style)
     check = commands.add_parser("check", help="ask whether packages serve", description=_CHECK_DESCRIPTION, **style)
     for command in (run, check):
         default = os.environ.get(PACKAGE_DIR_VARIABLE, "")
         command.add_argument("--package-dir", metavar="DIR", default=default, help=f"default: ${PACKAGE_DIR_VARIABLE}")
-    run.add_argument("--timeout", metavar="SECONDS", type=positive, help="kill an executor that does not reply in time")
-    run.add_argument("--repeat", metavar="N", type=positive, default=1, help="send N requests and print their times")
+    run.add_argument("--timeout", metavar="SECONDS", type=float, help="kill an executor that does not reply in time")
+    run.add_argument("--repeat", metavar="N", type=int, default=1, help="send N requests and print their times")
     run.add_argument("--raw", action="store_true", help="write the bytes of the outputs, not JSON")
     run.add_argument("--commit", action="store_true", help="run a commit task; the VALUEs are the outputs of its job")
     run.add_argument("--executor", metavar="PATH", help="start another executor than this program")
@@ -1041,7 +1004,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("package", metavar="PACKAGE")
     run.add_argument("task", metavar="TASK")
     run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
-    check.add_argument("--timeout", metavar="SECONDS", type=positive, default=10, help="for each package (default: 10)")
+    check.add_argument("--timeout", metavar="SECONDS", type=float, default=10, help="for each package (default: 10)")
     check.add_argument("packages", metavar="PACKAGE", nargs="*")
     return parser
 
@@ -1067,34 +1030,38 @@ def _print(data: bytes, fd: int = 1) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.in_process and (options.executor or options.timeout):
-        _fail("--in-process excludes --executor and --timeout")
+        _fail("run: --in-process excludes --executor and --timeout")
+    if options.repeat < 1:
+        _fail(f"run: --repeat: expected a positive number, found {options.repeat}")
     request = _request(options)
     output_fd = os.dup(1)
     try:
         if options.in_process:
-            _prepare_for_native_code()
-            outputs = _repeat(options, TdlPackageManager(options.package_dir).execute, request)
+            # Python's handlers cannot run inside native code.
+            for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+                _signal.signal(number, _signal.SIG_DFL)
+            # What the task prints is not an output.
+            os.dup2(2, 1)
+            manager = TdlPackageManager(options.package_dir)
+            outputs = _repeat(options, lambda: manager.execute(request))
         else:
-            with ExecutorHandle(options.package_dir, options.executor and [options.executor]) as executor:
-                outputs = _repeat(options, lambda request: executor.request(request, options.timeout), request)
+            command = None if options.executor is None else [os.path.abspath(options.executor)]
+            with ExecutorHandle(options.package_dir, command) as executor:
+                outputs = _repeat(options, lambda: executor.request(request, options.timeout))
     except ExecutorError as error:
         _fail(f"{options.package} {options.task}: {error}", EXIT_FAILURE)
-    except (TaskTimeout, ExecutorCrash) as error:
-        _fail(str(error), EXIT_NO_REPLY)
-    except ProtocolError as error:
-        _fail(f"the reply of the executor cannot be read: {error}", EXIT_NO_REPLY)
-    _print(outputs if options.raw else _to_json(outputs), output_fd)
+    except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
+        _fail(f"run: no reply: {error}", EXIT_NO_REPLY)
+    if not options.raw:
+        import json
+
+        try:
+            text = json.dumps(protocol.unpack_values(outputs), ensure_ascii=False, default=list)
+        except (ProtocolError, TypeError) as error:
+            _fail(f"run: the outputs cannot be printed as JSON: {error}; --raw writes their bytes", EXIT_FAILURE)
+        outputs = f"{escape(text)}\n".encode()
+    _print(outputs, output_fd)
     return 0
-
-
-def _prepare_for_native_code() -> None:
-    import signal
-
-    # Python's handlers cannot run inside native code.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    # What the task prints is not an output.
-    os.dup2(2, 1)
 
 
 def _request(options: argparse.Namespace) -> protocol.Execute:
@@ -1128,9 +1095,7 @@ def _read_value(text: str) -> Any:
         _fail(f"expected JSON, found {text[:40]}: {error} ({hint})")
 
 
-def _repeat(
-    options: argparse.Namespace, execute: Callable[[protocol.Execute], protocol.Result], request: protocol.Execute
-) -> bytes:
+def _repeat(options: argparse.Namespace, execute: Callable[[], protocol.Result]) -> bytes:
     """Execute --repeat times and print how long it took. Return the last outputs. Raises ExecutorError."""
     import threading
 
@@ -1139,33 +1104,22 @@ def _repeat(
     if options.timeout is None and os.isatty(2):
         notice.start()
     elapsed, round_trips, outputs = [], [], b""
-    times = int(options.repeat)
-    for _ in range(times):
+    for _ in range(options.repeat):
         started = time.monotonic_ns()
-        result = execute(request)
+        result = execute()
         round_trips.append(_elapsed_us(started))
         elapsed.append(result.elapsed_us)
         if isinstance(result.outcome, protocol.Failure):
             raise protocol.decode_executor_error(result.outcome.error)[0]
         outputs = result.outcome.outputs
     notice.cancel()
-    if times == 1:
+    if options.repeat == 1:
         _say(f"elapsed: {elapsed[0]} µs")
         return outputs
     for name, samples in (("in the executor", sorted(elapsed)), ("round trip", sorted(round_trips))):
-        p50, p99 = samples[(times - 1) // 2], samples[(times - 1) * 99 // 100]
+        p50, p99 = samples[(len(samples) - 1) // 2], samples[(len(samples) - 1) * 99 // 100]
         _say(f"{name:15}  min {samples[0]} µs, P50 {p50} µs, P99 {p99} µs, max {samples[-1]} µs")
     return outputs
-
-
-def _to_json(outputs: bytes) -> bytes:
-    import json
-
-    try:
-        text = json.dumps(protocol.unpack_values(outputs), ensure_ascii=False, default=list)
-    except (ProtocolError, TypeError) as error:
-        _fail(f"the outputs cannot be printed as JSON: {error}; --raw writes them as they are", EXIT_FAILURE)
-    return f"{escape(text)}\n".encode()
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -1174,16 +1128,17 @@ def _check(options: argparse.Namespace) -> int:
     )
     if not names:
         _fail(f"there are no packages in {options.package_dir}", EXIT_FAILURE)
-    executor, serving = None, 0
+    executor, serving, context = None, 0, protocol.TaskContext().encode()
     for name in names:
         executor = executor or ExecutorHandle(options.package_dir)
         try:
-            executor.execute(name, _CHECK_TASK, timeout=options.timeout)
-            verdict = _SERVES
-        except ExecutorError as error:
-            verdict = _SERVES if error.kind == "TaskError" else str(error)
-        except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
-            verdict = str(error)
+            request = protocol.Execute(name, _CHECK_TASK, context, protocol.encode_payload([]))
+            outcome, verdict = executor.request(request, options.timeout).outcome, _SERVES
+            if isinstance(outcome, protocol.Failure):
+                error = protocol.decode_executor_error(outcome.error)[0]
+                verdict = _SERVES if error.kind == "TaskError" else str(error)
+        except (TaskTimeout, ExecutorCrash, ProtocolError) as problem:
+            verdict = str(problem)
             executor = None
         serving += verdict == _SERVES
         _print(f"{escape(name):{max(map(len, names))}}    {escape(verdict)}\n".encode())
