@@ -63,8 +63,7 @@ _libc.free.argtypes, _libc.free.restype = [c_void_p], None
 
 EXIT_FAILURE = 1
 PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
-_LC_ALL = 6
-_IONBF = 2
+_LC_ALL, _IONBF = 6, 2
 
 
 class _Process:
@@ -122,9 +121,10 @@ def serve_process() -> NoReturn:
     except Exception as error:
         message = _failure(error) if is_serving else "The executor cannot start."
         log.write(ERROR, message, err=str(error) or type(error).__name__, last_call=process.call_name())
-    process.ending = True
-    # Not Python's own exit: it would finalize the interpreter, which the exit handlers of packages may still use.
-    _libc.exit(status)
+    finally:
+        process.ending = True
+        # Not Python's own exit: it would finalize the interpreter, which the exit handlers of packages may still use.
+        _libc.exit(status)
     raise AssertionError("exit returned")
 
 
@@ -539,12 +539,12 @@ def _check_elf(path: bytes) -> None:
 def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
     # Before CPython 3.13, ctypes cannot decode a message with a path that is not UTF-8.
     message = problem.object if isinstance(problem, UnicodeDecodeError) else os.fsencode(str(problem))
-    return ExecutorError("InvalidLibrary", _with_path(_shown(message), path))
+    return ExecutorError("InvalidLibrary", _with_path(message.decode("utf-8", "backslashreplace"), path))
 
 
 def _with_path(problem: str, path: bytes) -> str:
     """Return an error text with the path. If it is too long, the problem comes first and the path loses its start."""
-    shown = _shown(path)
+    shown = path.decode("utf-8", "backslashreplace")
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
@@ -553,15 +553,9 @@ def _with_path(problem: str, path: bytes) -> str:
     return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
 
 
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
 # --------------------------------------------------------------------------------------------------------------- guards
 
 _ExitHandler = ctypes.CFUNCTYPE(None, c_void_p)
-# How long exit handlers may take after the parent is gone, in seconds.
-_EXIT_HANDLERS_TIMEOUT = 2.0
 
 
 def guard(process: _Process, output_fd: int) -> None:
@@ -572,12 +566,12 @@ def guard(process: _Process, output_fd: int) -> None:
     _libc.__cxa_atexit(process.exit_handler, None, None)
     # The watchdog inherits the mask: it must not get signals that are meant for the threads of tasks.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-    try:
-        _thread.start_new_thread(_watch, (process, output_fd))
-    except RuntimeError as error:
-        process.log.write(WARN, "No watchdog: a running task will not end when the parent is gone.", err=error)
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    is_waiting = _thread.allocate_lock()
+    is_waiting.acquire()
+    _thread.start_new_thread(_watch, (process, output_fd, is_waiting))
+    # If a task forks while the watchdog holds Python's lock, the lock is never released in the child.
+    is_waiting.acquire()
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -600,39 +594,45 @@ def _at_exit(process: _Process) -> None:
         os._exit(EXIT_FAILURE)
 
 
-def _watch(process: _Process, output_fd: int) -> None:
+def _watch(process: _Process, output_fd: int, is_waiting: _thread.LockType) -> None:
     """End the process if nobody reads its stdout while a task or an exit handler runs. The loop notices other times."""
     log_fd = process.log.fd
-    poll = select.poll()
+    broken, writable = select.poll(), select.poll()
     # Events 0: poll reports only errors and hang-ups.
-    poll.register(output_fd, 0)
-    poll.register(log_fd, 0)
+    broken.register(output_fd, 0)
+    broken.register(log_fd, 0)
+    writable.register(log_fd, select.POLLOUT)
+    is_waiting.release()
     while True:
-        for fd, _ in poll.poll():
-            if fd == log_fd:
-                poll.unregister(log_fd)
-                _discard_prints(log_fd)
-            elif process.running:
-                # Do not block on a log pipe that is full.
-                if select.select([], [log_fd], [], 0)[1]:
-                    process.log.write(ERROR, "The parent is gone while a task runs.", task=process.call_name())
-                os._exit(EXIT_FAILURE)
-            elif process.ending:
-                time.sleep(_EXIT_HANDLERS_TIMEOUT)
-                os._exit(EXIT_FAILURE)
+        try:
+            for fd, _ in broken.poll():
+                if fd == log_fd:
+                    broken.unregister(log_fd)
+                    _discard_prints(log_fd)
+                elif process.running:
+                    # Do not block on a log pipe that is full.
+                    if writable.poll(0):
+                        process.log.write(ERROR, "The parent is gone while a task runs.", task=process.call_name())
+                    os._exit(EXIT_FAILURE)
+                elif process.ending:
+                    # Give exit handlers two seconds.
+                    time.sleep(2.0)
+                    os._exit(EXIT_FAILURE)
+        except (OSError, MemoryError):
+            pass  # A task has set a low limit.
         time.sleep(0.1)
 
 
 def _discard_prints(log_fd: int) -> None:
-    """Point fds 1 and 2 at /dev/null if they are the broken log pipe. Otherwise the next print can end a task."""
-    try:
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        for fd in (1, 2):
-            if os.path.samestat(os.fstat(fd), os.fstat(log_fd)):
-                os.dup2(null, fd)
-        os.close(null)
-    except OSError:
-        pass
+    """Replace the broken log pipe by /dev/null wherever it is still open. Otherwise the next print can end a task."""
+    null, pipe = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), os.fstat(log_fd)
+    for fd in (1, 2, log_fd):
+        try:
+            if os.path.samestat(os.fstat(fd), pipe):
+                os.dup2(null, fd, inheritable=fd != log_fd)
+        except OSError:
+            pass  # A task has closed it.
+    os.close(null)
 
 
 # ----------------------------------------------------------------------------------------------------------------- logs
@@ -915,8 +915,6 @@ class ExecutorHandle:
 
 EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
 _CHECK_TASK, _SERVES = "spider_check", "serves"
-# When `run` says on a terminal that it is still waiting, in seconds.
-_NOTICE_AFTER = 5.0
 
 _DESCRIPTION = """\
 Run the native task packages of a Spider cluster. Without arguments, serve the
@@ -955,6 +953,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         serve_process()
     import signal
 
+    # If a standard stream is closed, no file may take its number.
+    while os.open("/", os.O_RDONLY) <= 2:
+        pass
     # With SIGCHLD ignored, the exit status of an executor is lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -1099,7 +1100,7 @@ def _repeat(options: argparse.Namespace, execute: Callable[[], protocol.Result])
     """Execute --repeat times and print how long it took. Return the last outputs. Raises ExecutorError."""
     import threading
 
-    notice = threading.Timer(_NOTICE_AFTER, _say, ["run: still waiting; --timeout SECONDS limits the wait"])
+    notice = threading.Timer(5.0, _say, ["run: still waiting; --timeout SECONDS limits the wait"])
     notice.daemon = True
     if options.timeout is None and os.isatty(2):
         notice.start()
