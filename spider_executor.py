@@ -1011,7 +1011,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fail(text: str, status: int = EXIT_USAGE) -> NoReturn:
-    """End the command."""
     _say(f"spider-task-executor: {text}")
     raise SystemExit(status)
 
