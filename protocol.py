@@ -73,6 +73,7 @@ __all__ = [
 ]
 
 _BE_U32 = Struct(">I")
+_BE_F64 = Struct(">d")
 _LE_U32 = Struct("<I")
 _LE_U64 = Struct("<Q")
 
@@ -138,9 +139,6 @@ class _Record:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Record) and type(other) is type(self) and other._fields() == self._fields()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._fields()))
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
@@ -269,7 +267,7 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int
 
 _RESULT = 0
 SUCCESS, FAILURE = 0, 1
-_RESULT_HEAD = Struct("<IIQ")
+_RESULT_TAG = _LE_U32.pack(_RESULT)
 # The body of a response has two tags and a length before the outputs or the error, and the elapsed time after it.
 _RESPONSE_OVERHEAD = 24
 RESPONSE_DATA_MAX = FRAME_BODY_MAX - _RESPONSE_OVERHEAD
@@ -305,12 +303,11 @@ class Result(_Record):
 
 def response_head(outcome_tag: int, size: int) -> bytes:
     """Return everything before the data of a response frame, which is `size` bytes of outputs or of an error."""
-    return _BE_U32.pack(size + _RESPONSE_OVERHEAD) + _RESULT_HEAD.pack(_RESULT, outcome_tag, size)
+    return _BE_U32.pack(size + _RESPONSE_OVERHEAD) + _RESULT_TAG + _TAG_AND_LENGTH.pack(outcome_tag, size)
 
 
-def response_tail(elapsed_us: int) -> bytes:
-    """Return everything after the data of a response frame."""
-    return _LE_U64.pack(elapsed_us)
+# Returns everything after the data of a response frame, which is `elapsed_us`.
+response_tail = _LE_U64.pack
 
 
 def encode_response(response: Result) -> bytes:
@@ -376,23 +373,30 @@ def unpack_values(payload: Buffer) -> list[Any]:
 
 # -------------------------------------------------------------------------------------------------------------- msgpack
 #
-# https://github.com/msgpack/msgpack/blob/master/spec.md. A marker byte says what follows. Small numbers and sizes are
-# inside the marker:
-#
-#   00-7f uint    80-8f map    90-9f array    a0-bf str    c0 nil    c2 false    c3 true    e0-ff int
-#
-# Others follow it, in the narrowest form that holds them. The forms of each kind, narrowest first:
+# https://github.com/msgpack/msgpack/blob/master/spec.md. A small number or size is inside the marker byte. A larger one
+# follows it in the narrowest form that holds it. The forms of each kind, narrowest first:
 
 _FORMS = {
     "bin": ((0xC4, Struct(">B")), (0xC5, Struct(">H")), (0xC6, Struct(">I"))),
-    "float": ((0xCA, Struct(">f")), (0xCB, Struct(">d"))),
+    "float": ((0xCA, Struct(">f")), (0xCB, _BE_F64)),
     "uint": ((0xCC, Struct(">B")), (0xCD, Struct(">H")), (0xCE, Struct(">I")), (0xCF, Struct(">Q"))),
     "int": ((0xD0, Struct(">b")), (0xD1, Struct(">h")), (0xD2, Struct(">i")), (0xD3, Struct(">q"))),
     "str": ((0xD9, Struct(">B")), (0xDA, Struct(">H")), (0xDB, Struct(">I"))),
     "array": ((0xDC, Struct(">H")), (0xDD, Struct(">I"))),
     "map": ((0xDE, Struct(">H")), (0xDF, Struct(">I"))),
 }
-_FORM_BY_MARKER = {marker: (kind, layout) for kind, forms in _FORMS.items() for marker, layout in forms}
+# For each marker: its kind, the layout of the number after it (None: there is none), and the value inside it.
+_MARKERS: dict[int, tuple[str, Struct | None, Any]] = {
+    **{n: ("uint", None, n) for n in range(0x80)},
+    **{0x80 + n: ("map", None, n) for n in range(16)},
+    **{0x90 + n: ("array", None, n) for n in range(16)},
+    **{0xA0 + n: ("str", None, n) for n in range(32)},
+    0xC0: ("nil", None, None),
+    0xC2: ("bool", None, False),
+    0xC3: ("bool", None, True),
+    **{marker: (kind, layout, None) for kind, forms in _FORMS.items() for marker, layout in forms},
+    **{0x100 + n: ("int", None, n) for n in range(-32, 0)},
+}
 
 # rmp-serde reads at most this many containers inside one another.
 MSGPACK_DEPTH_MAX = 1023
@@ -420,9 +424,7 @@ def pack(value: Any) -> bytes:
                 else:
                     out += _pack_number("uint" if item >= 0 else "int", item)
             elif isinstance(item, float):
-                marker, layout = _FORMS["float"][1]
-                out.append(marker)
-                out += layout.pack(item)
+                out += b"\xcb" + _BE_F64.pack(item)
             elif isinstance(item, str):
                 text = _encode_text(item)
                 out += _pack_size("str", 0xA0, 32, len(text))
@@ -466,10 +468,12 @@ def _pack_number(kind: str, number: int) -> bytes:
 def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
     """Read one msgpack value.
 
-    The keys of a map must not be containers. If two keys are equal in Python (1 == True), the last one wins.
+    An array that is the key of a map becomes a tuple. A map cannot be a key. If two keys are equal in Python (1 ==
+    True), the last one wins.
     """
     end = len(buffer) if end is None else end
     # For each open container: its kind, its items so far, and how many there will be (two for an entry of a map).
+    # The kind of an array is "key" if it is the key of a map or part of one.
     open_containers: list[tuple[str, list[Any], int]] = []
     while True:
         at = offset
@@ -480,16 +484,18 @@ def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any
             offset = after
         elif kind in ("array", "map"):
             count = 2 * value if kind == "map" else value
-            if open_containers and open_containers[-1][0] == "map" and len(open_containers[-1][1]) % 2 == 0:
-                raise _unexpected("a map key that is not a container", _found(kind, value), at)
+            parent, siblings, _ = open_containers[-1] if open_containers else ("", [], 0)
+            is_key = parent == "key" or (parent == "map" and len(siblings) % 2 == 0)
+            if is_key and kind == "map":
+                raise _unexpected("a map key that is not a map", _found(kind, value), at)
             if count > end - offset:
                 raise _truncated(_found(kind, value), end - offset, offset)
             if len(open_containers) == MSGPACK_DEPTH_MAX:
                 raise _unexpected(f"at most {MSGPACK_DEPTH_MAX} nested containers", "another one", at)
             if count:
-                open_containers.append((kind, [], count))
+                open_containers.append(("key" if is_key else kind, [], count))
                 continue
-            value = [] if kind == "array" else {}
+            value = {} if kind == "map" else () if is_key else []
 
         while open_containers:
             kind, items, count = open_containers[-1]
@@ -497,7 +503,7 @@ def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any
             if len(items) < count:
                 break
             open_containers.pop()
-            value = items if kind == "array" else dict(zip(items[::2], items[1::2]))
+            value = dict(zip(items[::2], items[1::2])) if kind == "map" else tuple(items) if kind == "key" else items
         else:
             return value, offset
 
@@ -507,26 +513,13 @@ def _head(buffer: Buffer, offset: int, end: int) -> tuple[str, Any, int]:
     if offset >= end:
         raise _truncated("a msgpack value", 0, offset)
     marker = buffer[offset]
-    at = offset + 1
-    if marker <= 0x7F:
-        return "uint", marker, at
-    if marker <= 0x8F:
-        return "map", marker & 0x0F, at
-    if marker <= 0x9F:
-        return "array", marker & 0x0F, at
-    if marker <= 0xBF:
-        return "str", marker & 0x1F, at
-    if marker >= 0xE0:
-        return "int", marker - 0x100, at
-    if marker == 0xC0:
-        return "nil", None, at
-    if marker in (0xC2, 0xC3):
-        return "bool", marker == 0xC3, at
-    if marker not in _FORM_BY_MARKER:
+    if marker not in _MARKERS:
         raise _unexpected("nil, bool, a number, str, bin, array or map", f"marker {marker:02x}", offset)
-    kind, layout = _FORM_BY_MARKER[marker]
-    number, at = _number(layout, buffer, at, end, f"the number after marker {marker:02x}")
-    return kind, number, at
+    kind, layout, value = _MARKERS[marker]
+    if layout is None:
+        return kind, value, offset + 1
+    value, after = _number(layout, buffer, offset + 1, end, "the number after a marker")
+    return kind, value, after
 
 
 def _found(kind: str, value: Any) -> str:
@@ -650,31 +643,27 @@ def decode_tdl_error(buffer: Buffer, offset: int = 0, end: int | None = None) ->
     """Read a TdlError. Its kind may be a name (str or bin) or an index (any unsigned form), its text str or bin."""
     end = len(buffer) if end is None else end
     at = _one_entry(buffer, offset, end)
-    form, key, after = _head(buffer, at, end)
-    if form == "uint" and key < len(TDL_ERROR_KINDS):
-        kind, text_at = TDL_ERROR_KINDS[key], after
+    form, index, after = _head(buffer, at, end)
+    if form == "uint" and index < len(TDL_ERROR_KINDS):
+        kind = TDL_ERROR_KINDS[index]
     else:
-        kind, text_at = _text(buffer, at, end, "the kind of an error")
-        if kind not in TDL_ERROR_KINDS:
-            raise _unexpected(f"one of {', '.join(TDL_ERROR_KINDS)}", repr(kind[:40]), at)
-    text, after = _text(buffer, text_at, end, f"the text of {kind}")
+        kind, after = _kind(TDL_ERROR_KINDS, buffer, at, end)
+    text, after = _text(buffer, after, end, f"the text of {kind}")
     return TdlError(kind, text), after
 
 
 def decode_executor_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[ExecutorError, int]:
     """Read an ExecutorError as `ExecutorError.encode` writes it."""
     end = len(buffer) if end is None else end
-    at = _one_entry(buffer, offset, end)
-    kind, content_at = _text(buffer, at, end, "the kind of an error")
-    if kind not in EXECUTOR_ERROR_KINDS:
-        raise _unexpected(f"one of {', '.join(EXECUTOR_ERROR_KINDS)}", repr(kind[:40]), at)
+    kind, content_at = _kind(EXECUTOR_ERROR_KINDS, buffer, _one_entry(buffer, offset, end), end)
     content: str | TdlError | tuple[int, ...]
     if kind in ("TaskError", "PackageInitError"):
         content, after = decode_tdl_error(buffer, content_at, end)
     elif kind == "IncompatibleVersion":
         numbers, after = unpack(buffer, content_at, end)
-        if not isinstance(numbers, list) or [type(number) for number in numbers] != [int] * 6:
-            raise _unexpected("an array of six version numbers", "another value", content_at)
+        is_array = isinstance(numbers, list) and len(numbers) == 6
+        if not is_array or not all(type(number) is int and 0 <= number < 1 << 32 for number in numbers):
+            raise _unexpected("an array of six u32 version numbers", "another value", content_at)
         content = tuple(numbers)
     else:
         content, after = _text(buffer, content_at, end, f"the text of {kind}")
@@ -687,6 +676,14 @@ def _one_entry(buffer: Buffer, offset: int, end: int) -> int:
     if form != "map" or count != 1:
         raise _unexpected("a map of one entry", _found(form, count), offset)
     return after
+
+
+def _kind(kinds: tuple[str, ...], buffer: Buffer, offset: int, end: int) -> tuple[str, int]:
+    """Read the name of one of `kinds`."""
+    kind, after = _text(buffer, offset, end, "the kind of an error")
+    if kind not in kinds:
+        raise _unexpected(f"one of {', '.join(kinds)}", repr(kind[:40]), offset)
+    return kind, after
 
 
 def _text(buffer: Buffer, offset: int, end: int, name: str) -> tuple[str, int]:

@@ -310,10 +310,13 @@ class Channel:
         parts = [protocol.response_head(outcome_tag, size), data, protocol.response_tail(elapsed_us)]
         if size <= _COPY_MAX:
             frame = b"".join(parts)
-            parts = [frame[os.write(self.output_fd, frame) :]]
+            count = os.write(self.output_fd, frame)
+            if count == len(frame):
+                return
+            parts = [frame[count:]]
         elif size > _PIPE_SIZE:
             _enlarge_pipe(self.output_fd)
-        while any(parts):
+        while parts:
             count = os.writev(self.output_fd, parts)
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
@@ -529,7 +532,7 @@ def _check_elf(path: bytes) -> None:
             file.seek(segments_at)
             table = file.read(_ELF_SEGMENT.size * segments)
             loaded = [offset for kind, offset in _ELF_SEGMENT.iter_unpack(table) if kind == _PT_LOAD]
-    except (OSError, OverflowError, StructError):
+    except (OSError, ValueError, OverflowError, StructError):
         return  # The loader says why.
     # The first segment has the start of the file. If it is missing, the loader crashes.
     if loaded and loaded[0] != 0:
@@ -549,7 +552,7 @@ def _with_path(problem: str, path: bytes) -> str:
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
     # The cause is at the end of a message of the loader.
-    problem = problem.replace(f"{shown}: ", "").encode()[-250:].decode("utf-8", "ignore")
+    problem = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()[-250:].decode("utf-8", "ignore")
     return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
 
 
@@ -574,14 +577,11 @@ def guard(process: _Process, output_fd: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return function(*arguments)
-
-
 def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
     """Return a call of `function` in a frame with this name, which crash reports show."""
     name = name[:400]
-    return FunctionType(_call.__code__.replace(co_name=name), globals(), name, (function, arguments))
+    code = (lambda function, arguments: function(*arguments)).__code__
+    return FunctionType(code.replace(co_name=name), globals(), name, (function, arguments))
 
 
 def _at_exit(process: _Process) -> None:
