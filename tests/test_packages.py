@@ -7,7 +7,6 @@ import platform
 import random
 import shutil
 import signal
-import socket
 import struct
 
 import pytest
@@ -88,9 +87,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("flags", "error", "called"), FAILURES)
-def test_loading_stops_at_the_first_failure_and_starts_anew_next_time(
-    spawn, packages, add, trace, flags, error, called
-):
+def test_loading_stops_at_a_failure_and_starts_anew_next_time(spawn, packages, add, trace, flags, error, called):
     path = add("odd", *([] if "init" in called else [odd.INIT_GOOD]), *flags)
     child = spawn(packages, env=trace.env)
     for _ in range(2):
@@ -106,27 +103,26 @@ def test_loading_stops_at_the_first_failure_and_starts_anew_next_time(
     if "init" in called:
         child = spawn(packages)
     assert child.call("odd", "answer") == [1]
-    assert child.serves()
 
 
 @ours
-@pytest.mark.parametrize(
-    ("flags", "is_closed"), [(["-DVERSION=0,2,0"], True), (["-DNO_NAME"], True), ([INIT_FAILS], False)]
-)
-def test_a_library_is_closed_only_if_it_was_refused_before_init(spawn, packages, add, trace, flags, is_closed):
-    add("odd", *flags)
+@pytest.mark.parametrize(("flag", "is_closed"), [("-DVERSION=0,2,0", True), ("-DNO_NAME", True), (INIT_FAILS, False)])
+def test_a_library_is_closed_only_if_it_was_refused_before_init(
+    spawn, packages, add, build_package, trace, flag, is_closed
+):
+    """After it was closed, its file may even be overwritten in place."""
+    add("odd", flag)
     child = spawn(packages, env=trace.env)
     error = refused(child, "odd", child.call("odd", "answer").kind)
     loads = 3 if is_closed else 1
     names = trace.take()
     assert (names.count("load"), names.count("unload")) == (loads, loads if is_closed else 0)
-    add("odd")
+    (build.stage if is_closed else build.replace)(packages, "odd", odd.build(build_package))
     assert child.call("odd", "answer") == ([1] if is_closed else error)
 
 
 @pytest.mark.parametrize("left", ["leave_thread()", "leave_handler()"])
 def test_what_a_failed_init_leaves_behind_finds_its_code(spawn, packages, add, left):
-    # In Spider's executor it does not. There is no way to tell it from a test that fails.
     add("odd", f'-DINIT=({left},failure("Custom","x"))')
     child = spawn(packages)
     refused(child, "odd", "PackageInitError")
@@ -137,42 +133,17 @@ def test_what_a_failed_init_leaves_behind_finds_its_code(spawn, packages, add, l
     assert child.finish() == (b"", 0)
 
 
-@ours
-@pytest.mark.parametrize("flag", ["-DNO_VERSION", "-DNO_NAME", "-DNO_EXECUTE"])
-def test_a_missing_function_is_named(spawn, packages, add, flag):
-    add("odd", flag)
-    function = {"-DNO_VERSION": "get_version", "-DNO_NAME": "get_name", "-DNO_EXECUTE": "execute"}[flag]
-    assert f"__spider_tdl_package_{function}" in refused(spawn(packages), "odd", "InvalidLibrary").content
+VERSIONS = [(0, 1, 0), (0, 1, 2**32 - 1), (0, 0, 9), (0, 2, 0), (0, 257, 0), (1, 0, 0), (1, 1, 0), (2**32 - 1,) * 3]
 
 
-@pytest.mark.parametrize(
-    ("version", "fits"),
-    [
-        ((0, 1, 0), True),
-        ((0, 1, 2**32 - 1), True),
-        ((0, 0, 9), False),
-        ((0, 2, 0), False),
-        ((0, 257, 0), False),
-        ((1, 0, 0), False),
-        ((1, 1, 0), False),
-        ((2**32 - 1, 2**32 - 1, 2**32 - 1), False),
-    ],
-)
-def test_major_and_minor_version_must_match(spawn, packages, add, version, fits):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_major_and_minor_version_must_match(spawn, packages, add, version):
     add("odd", "-DVERSION=" + ",".join(map(str, version)))
-    found = spawn(packages).call("odd", "answer")
-    assert found == ([1] if fits else ExecutorError("IncompatibleVersion", (*version, 0, 1, 0)))
+    error = ExecutorError("IncompatibleVersion", (*version, 0, 1, 0))
+    assert spawn(packages).call("odd", "answer") == ([1] if version[:2] == (0, 1) else error)
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
-
-
-@pytest.mark.parametrize(
-    "flag", [odd.declares("n\u00e4m\u00e9 \U0001f577"), odd.declares(""), odd.declares('quote"\\\n')]
-)
-def test_a_package_may_declare_any_text(spawn, packages, add, flag):
-    add("odd", flag)
-    assert spawn(packages).call("odd", "answer") == [1]
 
 
 @ours
@@ -189,18 +160,29 @@ def test_a_package_may_declare_any_text(spawn, packages, add, flag):
 )
 def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, words):
     path = add("odd", *flags)
-    child = spawn(packages)
     if words is None:
-        assert child.call("odd", "answer") == [1]
+        assert spawn(packages).call("odd", "answer") == [1]
     else:
-        text = refused(child, "odd", "InvalidLibrary").content
+        text = refused(spawn(packages), "odd", "InvalidLibrary").content
         assert all(word in text for word in [*words, str(path)])
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["d\u00edas-\u65e5\u672c-\U0001f577", "with space", "..odd", "a.b", "-x", "lib", "x" * 200, "%s%n", "\n\x1b[31m"],
-)
+NAMES = [
+    "d\u00edas-\u65e5\u672c-\U0001f577",
+    "with space",
+    "..odd",
+    "a.b",
+    "-x",
+    "lib",
+    "x" * 200,
+    "%s%n",
+    'quote"\\\n\x1b',
+]
+NOT_NAMES = ["", ".", "..", "/", "a/b", "../packages/odd", "odd/", "/odd", "odd\0", "\0", "../" * 3000]
+MISSING = ["missing", "Buffers", "buffers ", "$ORIGIN", "n" * 300, "\u00f1" * 5_000, "\x7f" * 1_000_000]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_a_directory_may_have_any_name(spawn, packages, add, name, locale):
     add(name, odd.declares(name))
@@ -209,9 +191,7 @@ def test_a_directory_may_have_any_name(spawn, packages, add, name, locale):
 
 
 @ours
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "/", "a/b", "../packages/odd", "odd/", "/odd", "odd\0", "\0", "../" * 3000]
-)
+@pytest.mark.parametrize("name", NOT_NAMES, ids=lambda name: ascii(name[:20]))
 def test_a_name_that_is_not_a_directorys_is_refused_without_a_look(spawn, packages, add, trace, name):
     library = add("odd")
     for path in (packages / "lib.so", packages / "liba.so", packages.parent / "lib...so", packages / "odd" / "lib.so"):
@@ -225,11 +205,7 @@ def test_a_name_that_is_not_a_directorys_is_refused_without_a_look(spawn, packag
     assert child.call("odd", "answer") == [1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["missing", "Buffers", "buffers ", "$ORIGIN", "$LIB", "n" * 300, "\u00f1" * 5_000, "\x7f" * 1_000_000],
-    ids=len,
-)
+@pytest.mark.parametrize("name", MISSING, ids=lambda name: ascii(name[:20]))
 def test_a_package_that_is_missing_is_looked_for_again(spawn, packages, add, name):
     child = spawn(packages, env={"RUST_LOG": "trace"})
     text = refused(child, name, "InvalidLibrary").content
@@ -362,62 +338,44 @@ def test_functions_of_one_name_do_not_mix(spawn, packages, add):
 # ------------------------------------------------------------------------------------------------------- broken files
 
 
-def put(kind, target, good):
-    """Make something at `target` that is not a library for this machine."""
-    data = good.read_bytes()
-    paths = {"device": "/dev/zero", "unreadable": "/proc/self/mem", "loop": target, "dangling": "nowhere"}
-    contents = {
-        "empty": b"",
-        "text": b"#!/bin/sh\nexit 0\n" * 100,
-        "zeros": bytes(5000),
-        "only the head": data[:64],
-        "half": data[: len(data) // 2],
-        "32-bit": data[:4] + b"\1" + data[5:],
-        "big-endian": data[:5] + b"\2" + data[6:],
-        "machine": data[:18] + struct.pack("<H", 62 if platform.machine() == "aarch64" else 183) + data[20:],
-        "sections": data[:58] + b"\xff" * 4 + data[62:],
-        "segment size": data[:54] + b"\0" * 2 + data[56:],
-    }
-    if kind == "directory":
-        target.mkdir()
-    elif kind == "fifo":
-        os.mkfifo(target)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(os.path.relpath(target))
-    elif kind in paths:
-        target.symlink_to(paths[kind])
+def put(what, target, data):
+    """Make a link, something else that has no content, or a changed copy of a library's `data`."""
+    if isinstance(what, str):
+        target.symlink_to(what)
+    elif what in (os.mkdir, os.mkfifo):
+        what(target)
     else:
-        target.write_bytes(contents[kind])
+        target.write_bytes(what(data))
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"),
-    [
-        ("directory", ""),
-        ("empty", "short"),
-        ("text", "invalid ELF header"),
-        ("zeros", "invalid ELF header"),
-        ("socket", ""),
-        ("loop", "symbolic links"),
-        ("dangling", "No such file"),
-        ("segment size", ""),
-        pytest.param("fifo", "not a regular file", marks=ours),
-        pytest.param("device", "not a regular file", marks=ours),
-        pytest.param("unreadable", "", marks=ours),
-        pytest.param("32-bit", "another machine", marks=ours),
-        pytest.param("big-endian", "another machine", marks=ours),
-        pytest.param("machine", platform.machine(), marks=ours),
-        pytest.param("sections", "cut short", marks=ours),
-        pytest.param("only the head", "cut short", marks=ours),
-        pytest.param("half", "cut short", marks=ours),
-    ],
-)
-def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, build_package, kind, word):
+OTHER_MACHINE = struct.pack("<H", 62 if platform.machine() == "aarch64" else 183)
+NOT_LIBRARIES = [
+    (os.mkdir, ""),
+    ("libodd.so", "symbolic links"),
+    ("nowhere", "No such file"),
+    (lambda data: b"", "short"),
+    (lambda data: b"#!/bin/sh\nexit 0\n" * 100, "invalid ELF header"),
+    (lambda data: bytes(5000), "invalid ELF header"),
+    (lambda data: data[:54] + bytes(2) + data[56:], ""),  # the size of a program header
+]
+OUR_TEXTS = [
+    (os.mkfifo, "not a regular file"),
+    ("/dev/zero", "not a regular file"),
+    ("/proc/self/mem", ""),  # It cannot be read at offset 0.
+    (lambda data: data[:4] + b"\1" + data[5:], "another machine"),  # 32 bits
+    (lambda data: data[:5] + b"\2" + data[6:], "another machine"),  # big-endian
+    (lambda data: data[:18] + OTHER_MACHINE + data[20:], platform.machine()),
+    (lambda data: data[:58] + b"\xff" * 4 + data[62:], "cut short"),  # the size and the number of section headers
+    (lambda data: data[: len(data) // 2], "cut short"),
+]
+
+
+@pytest.mark.parametrize(("what", "word"), [*NOT_LIBRARIES, *(pytest.param(*row, marks=ours) for row in OUR_TEXTS)])
+def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, build_package, what, word):
     library = odd.build(build_package)
     target = packages / "odd" / "libodd.so"
     target.parent.mkdir()
-    put(kind, target, library)
+    put(what, target, library.read_bytes())
     child = spawn(packages)
     assert child.serves()
     before = process.descriptors(child.pid)
@@ -425,7 +383,7 @@ def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, bu
     assert str(target) in text
     assert word in text or platform.libc_ver()[0] != "glibc"
     assert process.descriptors(child.pid) == before
-    target.rmdir() if kind == "directory" else target.unlink()
+    target.rmdir() if what is os.mkdir else target.unlink()
     build.stage(packages, "odd", library)
     assert child.call("odd", "answer") == [1]
 
@@ -449,10 +407,9 @@ def test_a_program_header_of_type_pt_null_is_ignored(spawn, packages, add):
     path = add("odd")
     data = bytearray(path.read_bytes())
     at, size, count = struct.unpack_from("<Q14xHH", data, 32)
-    (unwind_table,) = [
-        start for start in range(at, at + size * count, size) if data[start : start + 4] == b"\x50\xe5\x74\x64"
-    ]
-    data[unwind_table : unwind_table + size] = bytes(4) + b"\xff" * (size - 4)
+    for start in range(at, at + size * count, size):
+        if data[start : start + 4] == b"\x50\xe5\x74\x64":  # PT_GNU_EH_FRAME
+            data[start : start + size] = bytes(4) + b"\xff" * (size - 4)
     path.write_bytes(data)
     assert spawn(packages).call("odd", "answer") == [1]
 
@@ -498,86 +455,80 @@ def test_no_elf_header_ends_the_executor(spawn, packages, build_package):
 
 
 @pytest.fixture
-def deep(tmp_path, package_dir):
+def deep(tmp_path, package_dir, monkeypatch):
     """A package directory with a path of more than 3,000 bytes, which are not all ASCII."""
-    working_directory = os.getcwd()
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     for _ in range(16):
         os.mkdir("tiefes-\u00e4-" * 20)
         os.chdir("tiefes-\u00e4-" * 20)
     directory = type(tmp_path)(os.getcwd())
-    os.chdir(working_directory)
     build.stage(directory, "buffers", package_dir / "buffers" / "libbuffers.so")
     assert 3000 < len(os.fsencode(directory)) < 3900
     return directory
 
 
-DEEP = [
-    (None, "InvalidLibrary", "cannot open shared object file: No such file"),
-    ("text", "InvalidLibrary", "invalid ELF header"),
-    ("fifo", "InvalidLibrary", "not a regular file"),
-    ("machine", "InvalidLibrary", "built for another machine"),
-    ("half", "InvalidLibrary", "file cut short"),
-    ("-DNO_VERSION", "InvalidLibrary", "undefined symbol: __spider_tdl_package_get_version"),
-    ("-DUNDEFINED", "InvalidLibrary", "undefined symbol: nothing_defines_this"),
-    ("-DNAME_SIZE=99999", "InvalidLibrary", "expected a declared name of at most 65536 bytes, found 99999"),
-    (odd.declares(b"x\xff"), "InvalidUtf8", "the declared name is not UTF-8: byte ff at offset 1"),
+CAUSES = [
+    ("nowhere", "cannot open shared object file: No such file"),
+    (os.mkfifo, "not a regular file"),
+    (lambda data: b"#!/bin/sh" * 100, "invalid ELF header"),
+    (lambda data: data[:18] + OTHER_MACHINE + data[20:], "built for another machine"),
+    (lambda data: data[: len(data) // 2], "file cut short"),
+    ("-DNO_VERSION", "undefined symbol: __spider_tdl_package_get_version"),
+    ("-DNO_NAME", "undefined symbol: __spider_tdl_package_get_name"),
+    ("-DNO_EXECUTE", "undefined symbol: __spider_tdl_package_execute"),
+    ("-DUNDEFINED", "undefined symbol: nothing_defines_this"),
+    ("-DNAME_SIZE=99999", "expected a declared name of at most 65536 bytes, found 99999"),
+    (odd.declares(b"x\xff"), "the declared name is not UTF-8: byte ff at offset 1"),
 ]
 
 
 @ours
-@pytest.mark.parametrize(("how", "kind", "cause"), DEEP, ids=[cause[:20] for _, _, cause in DEEP])
-@pytest.mark.parametrize("name", ["odd", "n\u00e4me-" * 30])
-def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(
-    spawn, deep, build_package, how, kind, cause, name
-):
-    if how is not None:
-        target = build.stage(deep, name, odd.build(build_package, *([how] if how.startswith("-D") else [])))
-        if not how.startswith("-D"):
-            target.unlink()
-            put(how, target, odd.build(build_package))
-    text = refused(spawn(deep), name, kind).content
+@pytest.mark.parametrize(("what", "cause"), CAUSES)
+@pytest.mark.parametrize("name", ["odd", "n\u00e4me-" * 30], ids=len)
+def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(spawn, deep, build_package, what, cause, name):
+    is_flag = isinstance(what, str) and what.startswith("-D")
+    library = odd.build(build_package, *[what] * is_flag)
+    target = build.stage(deep, name, library)
+    if not is_flag:
+        target.unlink()
+        put(what, target, library.read_bytes())
+    text = refused(spawn(deep), name, "InvalidUtf8" if "UTF-8" in cause else "InvalidLibrary").content
     assert text.startswith(cause)
     assert text.endswith(f"lib{name}.so"[-100:])
     assert len(text.encode()) <= TEXT_MAX
 
 
 @pytest.fixture
-def dependent(build_package, tmp_path):
-    """Stage a package that needs a library, in a directory with that library."""
-    (tmp_path / "library.c").write_text(
-        "#ifdef USE\nint missing(void);\nint library(void) { return missing(); }\n"
-        "#else\nint library(void) { return 1; }\n#endif\n"
-    )
-    (tmp_path / "dependent.c").write_text(
-        '#include "odd.c"\nint library(void);\nint use_it(void) { return library(); }\n'
-    )
+def add_dependent(build_package, tmp_path):
+    """Put the package `dependent` into a directory with a library that it needs. Return the path of the library."""
+    (tmp_path / "library.c").write_text("int missing(void);\nint library(void) { return RESULT; }\n")
+    (tmp_path / "dependent.c").write_text('#include "odd.c"\nint library(void);\nint use(void) { return library(); }\n')
 
-    def put(directory, *flags):
-        library = build_package(tmp_path / "library.c", "-Wl,-soname,liblibrary.so.7", *flags)
+    def put_both(directory, result):
+        library = build_package(tmp_path / "library.c", "-Wl,-soname,liblibrary.so.7", f"-DRESULT={result}")
         shutil.copy(library, tmp_path / "liblibrary.so")
         options = (f"-L{tmp_path}", "-llibrary", f"-Wl,-rpath,{directory}")
         build.stage(directory, "dependent", build_package(tmp_path / "dependent.c", *options))
         return shutil.copy(library, directory / "liblibrary.so.7")
 
-    return put
+    return put_both
 
 
 @ours
-def test_a_cause_in_a_dependency_is_told(spawn, packages, deep, dependent):
-    for directory in (packages, deep):
-        library = dependent(directory, "-DUSE")
-        child = spawn(directory)
-        text = refused(child, "dependent", "InvalidLibrary").content
-        assert "undefined symbol: missing" in text
-        assert len(text.encode()) <= TEXT_MAX
-        os.unlink(library)
-        text = refused(child, "dependent", "InvalidLibrary").content
-        assert "liblibrary.so.7" in text
-        assert "libdependent.so" in text
-        assert len(text.encode()) <= TEXT_MAX
-        dependent(directory)
-        assert child.call("dependent", "answer") == [1]
+@pytest.mark.parametrize("where", ["packages", "deep"])
+def test_a_cause_in_a_dependency_is_told(request, spawn, add_dependent, where):
+    directory = request.getfixturevalue(where)
+    library = add_dependent(directory, "missing()")
+    child = spawn(directory)
+    undefined = refused(child, "dependent", "InvalidLibrary").content
+    os.unlink(library)
+    missing = refused(child, "dependent", "InvalidLibrary").content
+    assert "undefined symbol: missing" in undefined
+    assert "liblibrary.so.7: cannot open" in missing
+    assert "libdependent.so" in missing
+    assert max(len(undefined.encode()), len(missing.encode())) <= TEXT_MAX
+    add_dependent(directory, "1")
+    assert child.call("dependent", "answer") == [1]
 
 
 @ours
@@ -637,14 +588,6 @@ def test_a_crash_while_a_package_is_loaded_names_it(spawn, packages, add, flag, 
 
 
 @ours
-def test_a_constructor_may_print_and_read(spawn, packages, add):
-    add("odd", '-DCONSTRUCTOR=printf("constructed %zd",read(0,NULL,0)+getchar())')
-    child = spawn(packages)
-    assert child.call("odd", "answer") == [1]
-    assert child.stderr() == "constructed -1"
-
-
-@ours
 def test_a_limit_that_init_raises_stays_raised(spawn, packages, add, package_dir):
     limit = "struct rlimit l;getrlimit(RLIMIT_NOFILE,&l);l.rlim_cur=l.rlim_max;setrlimit(RLIMIT_NOFILE,&l)"
     add("odd", "-include", "sys/resource.h", f"-DINIT=({{{limit};number(0);}})")
@@ -679,30 +622,15 @@ def test_a_refused_library_that_the_loader_cannot_unload_does_no_harm(spawn, pac
     assert spawn(packages).call("unique", "answer") == [7]
 
 
-@pytest.mark.parametrize("change", ["replaced", "removed", "broken"])
+@pytest.mark.parametrize("change", ["replaced", "removed"])
 def test_a_loaded_package_keeps_answering(spawn, packages, add, change):
     path = add("odd")
     child = spawn(packages)
     assert child.call("odd", "answer") == [1]
-    if change == "removed":
-        shutil.rmtree(path.parent)
-    elif change == "replaced":
-        add("odd", "-DVALUE=2")
-    else:
-        build.replace(packages, "odd", build.PACKAGES / "odd.c")
+    shutil.rmtree(path.parent) if change == "removed" else add("odd", "-DVALUE=2")
     assert child.call("odd", "answer") == [1]
     found = spawn(packages).call("odd", "answer")
     assert found == [2] if change == "replaced" else found.kind == "InvalidLibrary"
-
-
-def test_a_refused_library_may_be_overwritten_in_place(spawn, packages, add, build_package):
-    path = add("odd", "-DVERSION=0,2,7")
-    child = spawn(packages)
-    for flag in ("-DNO_VERSION", "-DNO_NAME", "-DVERSION=9,1,7"):
-        assert child.call("odd", "answer").kind in ("IncompatibleVersion", "InvalidLibrary")
-        path.write_bytes(odd.build(build_package, flag).read_bytes())
-    path.write_bytes(odd.build(build_package, "-DVALUE=3").read_bytes())
-    assert child.call("odd", "answer") == [3]
 
 
 # ----------------------------------------------------------------------------------------------------------- as classes
@@ -712,15 +640,11 @@ def test_a_package_can_be_called_without_an_executor(packages, add):
     add("here", odd.declares("declared"), "-DVERSION=0,1,7", odd.INIT_GOOD)
     package = TdlPackageManager(packages).load("here")
     assert (package.name, package.version) == ("declared", (0, 1, 7))
-    for task, raw_ctx, raw_inputs, outputs in (
-        ("inputs", b"context", b"\0x", b"\0x"),
-        ("inputs", b"", b"", bytes(4)),
-        ("context", b"context", b"inputs", b"context"),
-        ("context", b"", b"inputs", b""),
-        ("t\u00e2che", b"", b"", "t\u00e2che".encode()),
-        ("pointers", b"", b"", protocol.encode_payload([b"\xcf" + bytes(7) + b"\1"])),
-    ):
-        assert package.execute(task, raw_ctx, raw_inputs) == Success(outputs)
+    assert package.execute("inputs", b"context", b"\0x") == Success(b"\0x")
+    assert package.execute("inputs", b"context", b"") == Success(bytes(4))
+    assert package.execute("context", b"context", b"inputs") == Success(b"context")
+    assert package.execute("t\u00e2che", b"", b"") == Success("t\u00e2che".encode())
+    assert package.execute("pointers", b"", b"").outputs[-1:] == b"\1"
     assert package.execute("error", b"", CUSTOM.encode()) == Failure(ExecutorError("TaskError", CUSTOM).encode())
     error, _ = protocol.decode_executor_error(package.execute("error", b"", b"\xc1").error)
     assert error.kind == "ErrorPayloadDeserializationFailure"
