@@ -13,10 +13,12 @@ import pytest
 from helpers import build, executor, odd, preload, process
 
 import protocol
-from protocol import ExecutorError, Failure, Success, TdlError
-from spider_executor import TdlPackage, TdlPackageManager
+from protocol import Execute, ExecutorError, Failure, Success, TdlError
+from spider_executor import TdlPackageManager
 
 ours = pytest.mark.ours
+# musl's loader has words of its own.
+GLIBC = platform.libc_ver()[0] == "glibc"
 MUTANTS = 20_000 if "SPIDER_FUZZ_FULL" in os.environ else 0
 CUSTOM = TdlError("Custom", "x")
 INIT_FAILS = odd.init_fails(CUSTOM.encode())
@@ -146,25 +148,23 @@ def test_major_and_minor_version_must_match(spawn, packages, add, version):
 # ---------------------------------------------------------------------------------------------------------------- names
 
 
+DECLARED = [
+    ([f'-DNAME="{"x" * 65536}"'], True),
+    ([f'-DNAME="{"x" * 65537}"'], False),
+    (["-DNAME_SIZE=(size_t)-1"], False),
+    (["-DNAME_AT=NULL", "-DNAME_SIZE=0"], True),
+    (["-DNAME_AT=NULL", "-DNAME_SIZE=1"], False),
+]
+
+
 @ours
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([f'-DNAME="{"x" * 65536}"'], None),
-        ([f'-DNAME="{"x" * 65537}"'], ["65536", "65537"]),
-        (["-DNAME_SIZE=(size_t)-1"], ["65536", str(2**64 - 1)]),
-        (["-DNAME_AT=NULL", "-DNAME_SIZE=0"], None),
-        (["-DNAME_AT=NULL", "-DNAME_SIZE=1"], ["NULL"]),
-    ],
-    ids=["largest", "too large", "endless", "empty", "at NULL"],
-)
-def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, words):
+@pytest.mark.parametrize(("flags", "serves"), DECLARED, ids=lambda value: str(value)[:20])
+def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, serves):
     path = add("odd", *flags)
-    if words is None:
+    if serves:
         assert spawn(packages).call("odd", "answer") == [1]
     else:
-        text = refused(spawn(packages), "odd", "InvalidLibrary").content
-        assert all(word in text for word in [*words, str(path)])
+        assert str(path) in refused(spawn(packages), "odd", "InvalidLibrary").content
 
 
 NAMES = [
@@ -266,11 +266,12 @@ def test_two_names_of_one_real_path_are_one_package(spawn, packages, add, trace,
     assert trace.take() == ["load", "version", "name", "init"] + ["execute"] * 4
 
 
-@ours
-def test_equal_inode_numbers_do_not_make_one_package(spawn, packages, add, build_package):
+@pytest.mark.parametrize("how", ["", pytest.param("inodes", marks=ours)])
+def test_packages_do_not_mix(spawn, packages, add, build_package, how):
+    """They export functions of the same names. Their files may even have equal inode numbers."""
     add("one", odd.declares("one"), "-DVALUE=1")
     add("two", odd.declares("two"), "-DVALUE=2")
-    child = spawn(packages, env=preload.files(build_package, "inodes"))
+    child = spawn(packages, env=preload.files(build_package, how) if how else {})
     assert [child.call(name, "answer") for name in ("one", "two") * 2] == [[1], [2], [1], [2]]
 
 
@@ -285,25 +286,17 @@ def test_a_file_that_the_loader_takes_for_another_is_a_duplicate(spawn, packages
     assert child.call("odd", "calls") == [2]
 
 
-def test_a_second_file_that_declares_a_name_is_a_duplicate(spawn, packages, add):
-    add("first")
-    add("second", "-DVALUE=2")
-    child = spawn(packages)
-    assert child.call("first", "answer") == [1]
-    assert refused(child, "second", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
-    assert child.call("first", "calls") == [2]
-    add("second", odd.declares("second"), "-DVALUE=2")
-    assert child.call("second", "answer") == [2]
-
-
 @ours
-def test_the_init_of_a_duplicate_does_not_run(spawn, packages, add, trace):
+def test_a_second_file_that_declares_a_name_is_a_duplicate_and_not_initialized(spawn, packages, add, trace):
     add("first")
     add("second", odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
     assert child.call("first", "answer") == [1]
-    refused(child, "second", "DuplicatePackage")
+    assert refused(child, "second", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
+    assert child.call("first", "calls") == [2]
     assert "init" not in trace.take()
+    add("second", odd.declares("second"), "-DVALUE=2")
+    assert child.call("second", "answer") == [2]
 
 
 @ours
@@ -325,14 +318,6 @@ def test_a_package_that_was_refused_holds_no_name(spawn, packages, add):
     refused(child, "first", "PackageInitError")
     refused(child, "second", "InvalidLibrary")
     assert child.call("odd", "answer") == [3]
-
-
-def test_functions_of_one_name_do_not_mix(spawn, packages, add):
-    names = ("one", "two", "three")
-    for number, name in enumerate(names):
-        add(name, odd.declares(name), f"-DVALUE={number}")
-    child = spawn(packages)
-    assert [child.call(name, "answer") for name in names * 2] == [[0], [1], [2]] * 2
 
 
 # ------------------------------------------------------------------------------------------------------- broken files
@@ -381,7 +366,7 @@ def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, bu
     before = process.descriptors(child.pid)
     text = refused(child, "odd", "InvalidLibrary").content
     assert str(target) in text
-    assert word in text or platform.libc_ver()[0] != "glibc"
+    assert word in text or not GLIBC
     assert process.descriptors(child.pid) == before
     target.rmdir() if what is os.mkdir else target.unlink()
     build.stage(packages, "odd", library)
@@ -477,8 +462,8 @@ CAUSES = [
     ("-DNO_NAME", "undefined symbol: __spider_tdl_package_get_name"),
     ("-DNO_EXECUTE", "undefined symbol: __spider_tdl_package_execute"),
     ("-DUNDEFINED", "undefined symbol: nothing_defines_this"),
-    ("-DNAME_SIZE=99999", "expected a declared name of at most 65536 bytes, found 99999"),
-    (odd.declares(b"x\xff"), "the declared name is not UTF-8: byte ff at offset 1"),
+    ("-DNAME_SIZE=99999", "the declared name has 99999 bytes"),
+    (odd.declares(b"x\xff"), "the declared name: 'utf-8' codec can't decode byte 0xff in position 1"),
 ]
 
 
@@ -492,24 +477,27 @@ def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(spawn, d
     if not is_flag:
         target.unlink()
         put(what, target, library.read_bytes())
-    text = refused(spawn(deep), name, "InvalidUtf8" if "UTF-8" in cause else "InvalidLibrary").content
-    assert text.startswith(cause)
+    text = refused(spawn(deep), name, "InvalidUtf8" if "utf-8" in cause else "InvalidLibrary").content
+    assert text.startswith(cause) or not GLIBC
     assert text.endswith(f"lib{name}.so"[-100:])
     assert len(text.encode()) <= TEXT_MAX
 
 
 @pytest.fixture
 def add_dependent(build_package, tmp_path):
-    """Put the package `dependent` into a directory with a library that it needs. Return the path of the library."""
+    """Put a package into a directory, with a library that it needs in the version V1."""
     (tmp_path / "library.c").write_text("int missing(void);\nint library(void) { return RESULT; }\n")
     (tmp_path / "dependent.c").write_text('#include "odd.c"\nint library(void);\nint use(void) { return library(); }\n')
+    for version in ("V1", "V2"):
+        (tmp_path / version).write_text(f"{version} {{ global: library; }};\n")
 
-    def put_both(directory, result):
-        library = build_package(tmp_path / "library.c", "-Wl,-soname,liblibrary.so.7", f"-DRESULT={result}")
-        shutil.copy(library, tmp_path / "liblibrary.so")
+    def put_both(directory, result, version="V1"):
+        options = ("-Wl,-soname,liblibrary.so.7", f"-DRESULT={result}", f"-Wl,--version-script={tmp_path}/")
+        shutil.copy(build_package(tmp_path / "library.c", *options[:2], f"{options[2]}V1"), tmp_path / "liblibrary.so")
+        target = directory / "liblibrary.so.7"
+        shutil.copy(build_package(tmp_path / "library.c", *options[:2], options[2] + version), target)
         options = (f"-L{tmp_path}", "-llibrary", f"-Wl,-rpath,{directory}")
-        build.stage(directory, "dependent", build_package(tmp_path / "dependent.c", *options))
-        return shutil.copy(library, directory / "liblibrary.so.7")
+        build.replace(directory, "odd", build_package(tmp_path / "dependent.c", *options))
 
     return put_both
 
@@ -518,45 +506,49 @@ def add_dependent(build_package, tmp_path):
 @pytest.mark.parametrize("where", ["packages", "deep"])
 def test_a_cause_in_a_dependency_is_told(request, spawn, add_dependent, where):
     directory = request.getfixturevalue(where)
-    library = add_dependent(directory, "missing()")
     child = spawn(directory)
-    undefined = refused(child, "dependent", "InvalidLibrary").content
-    os.unlink(library)
-    missing = refused(child, "dependent", "InvalidLibrary").content
-    assert "undefined symbol: missing" in undefined
-    assert "liblibrary.so.7: cannot open" in missing
-    assert "libdependent.so" in missing
-    assert max(len(undefined.encode()), len(missing.encode())) <= TEXT_MAX
+
+    def text():
+        text = refused(child, "odd", "InvalidLibrary").content
+        assert len(text.encode()) <= TEXT_MAX
+        assert "libodd.so" in text
+        return text
+
+    add_dependent(directory, "missing()")
+    assert "undefined symbol: missing" in text() or not GLIBC
+    if GLIBC:  # musl does not look at versions.
+        add_dependent(directory, "1", "V2")
+        assert "version `V1' not found" in text()
+    (directory / "liblibrary.so.7").unlink()
+    assert "liblibrary.so.7: " in text()
     add_dependent(directory, "1")
-    assert child.call("dependent", "answer") == [1]
+    assert child.call("odd", "answer") == [1]
 
 
 @ours
 def test_a_path_that_is_not_utf_8_is_shown_and_works(spawn, tmp_path, build_package):
     directory = tmp_path / os.fsdecode(b"\xff-\xc3")
-    directory.mkdir()
     child = spawn(directory, env={"RUST_LOG": "trace"})
-    assert r"\xff-\xc3" in child.call("odd", "answer").content
-    build.stage(directory, "odd", odd.build(build_package, "-DUNDEFINED"))
-    assert r"\xff-\xc3" in child.call("odd", "answer").content
-    build.replace(directory, "odd", odd.build(build_package))
+    for flag in ("-DNO_VERSION", "-DUNDEFINED", "-DVALUE=1"):
+        assert r"\xff-\xc3" in child.call("odd", "answer").content
+        build.replace(directory, "odd", odd.build(build_package, flag))
     assert child.call("odd", "answer") == [1]
 
 
 # ------------------------------------------------------------------------------------------- while a package is loaded
 
 
+FORKS = [
+    (["-DCONSTRUCTOR=fork_and_wait()"], [1]),
+    (["-DINIT=(fork_and_wait(),number(0))"], [1]),
+    (["-DCONSTRUCTOR=fork_and_wait()", INIT_FAILS], "PackageInitError"),
+    (["-DCONSTRUCTOR=fork_and_wait()", "-DVERSION=0,2,7"], "IncompatibleVersion"),
+    (['-DINIT=(fork_and_wait(),failure("Custom","x"))'], "PackageInitError"),
+]
+
+
 @ours
-@pytest.mark.parametrize(
-    ("flags", "reply"),
-    [
-        (["-DCONSTRUCTOR=fork_and_wait()"], [1]),
-        (["-DINIT=(fork_and_wait(),number(0))"], [1]),
-        (["-DCONSTRUCTOR=fork_and_wait()", INIT_FAILS], "PackageInitError"),
-        (["-DCONSTRUCTOR=fork_and_wait()", "-DVERSION=0,2,7"], "IncompatibleVersion"),
-        (['-DINIT=(fork_and_wait(),failure("Custom","x"))'], "PackageInitError"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "reply"), FORKS)
 def test_a_child_forked_while_a_package_is_loaded_never_answers(spawn, packages, add, trace, flags, reply):
     add("odd", *flags)
     child = spawn(packages, env=trace.env)
@@ -570,17 +562,10 @@ def test_a_child_forked_while_a_package_is_loaded_never_answers(spawn, packages,
 
 
 @ours
-@pytest.mark.parametrize(
-    ("flag", "status"),
-    [
-        ("-DCONSTRUCTOR=abort()", -signal.SIGABRT),
-        ("-DINIT=(abort(),number(0))", -signal.SIGABRT),
-        ("-DCONSTRUCTOR=exit(0)", 1),
-        ("-DINIT=(exit(0),number(0))", 1),
-    ],
-)
-def test_a_crash_while_a_package_is_loaded_names_it(spawn, packages, add, flag, status):
-    add("odd", flag)
+@pytest.mark.parametrize(("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)])
+@pytest.mark.parametrize("where", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
+def test_a_crash_while_a_package_is_loaded_names_it(spawn, packages, add, where, end, status):
+    add("odd", where.format(end))
     child = spawn(packages)
     child.send(executor.request("odd", "answer"))
     assert child.read_to_end() == (b"", status)
@@ -636,28 +621,23 @@ def test_a_loaded_package_keeps_answering(spawn, packages, add, change):
 # ----------------------------------------------------------------------------------------------------------- as classes
 
 
-def test_a_package_can_be_called_without_an_executor(packages, add):
-    add("here", odd.declares("declared"), "-DVERSION=0,1,7", odd.INIT_GOOD)
-    package = TdlPackageManager(packages).load("here")
-    assert (package.name, package.version) == ("declared", (0, 1, 7))
-    assert package.execute("inputs", b"context", b"\0x") == Success(b"\0x")
-    assert package.execute("inputs", b"context", b"") == Success(bytes(4))
-    assert package.execute("context", b"context", b"inputs") == Success(b"context")
-    assert package.execute("t\u00e2che", b"", b"") == Success("t\u00e2che".encode())
-    assert package.execute("pointers", b"", b"").outputs[-1:] == b"\1"
-    assert package.execute("error", b"", CUSTOM.encode()) == Failure(ExecutorError("TaskError", CUSTOM).encode())
-    error, _ = protocol.decode_executor_error(package.execute("error", b"", b"\xc1").error)
+def test_a_manager_runs_tasks_in_its_process(packages, add):
+    add("here", odd.declares("declared"), odd.INIT_GOOD)
+    add("bad", INIT_FAILS)
+    manager = TdlPackageManager(packages)
+
+    def outcome(package, task, raw_ctx, raw_inputs):
+        return manager.execute(Execute(package, task, raw_ctx, raw_inputs)).outcome
+
+    assert outcome("here", "inputs", b"context", b"\0x") == Success(b"\0x")
+    assert outcome("here", "inputs", b"context", b"") == Success(bytes(4))
+    assert outcome("here", "context", b"context", b"inputs") == Success(b"context")
+    assert outcome("here", "t\u00e2che", b"", b"") == Success("t\u00e2che".encode())
+    assert outcome("here", "pointers", b"", b"").outputs[-1:] == b"\1"
+    for package, kind in (("here", "TaskError"), ("bad", "PackageInitError")):
+        assert outcome(package, "error", b"", CUSTOM.encode()) == Failure(ExecutorError(kind, CUSTOM).encode())
+    error, _ = protocol.decode_executor_error(outcome("here", "error", b"", b"\xc1").error)
     assert error.kind == "ErrorPayloadDeserializationFailure"
-
-
-@pytest.mark.parametrize(
-    ("flag", "kind"), [("-DVERSION=0,2,0", "IncompatibleVersion"), (INIT_FAILS, "PackageInitError")]
-)
-def test_a_package_that_cannot_be_loaded_raises(packages, add, flag, kind):
-    for load in (lambda: TdlPackage(os.fsencode(add("odd", flag))), lambda: TdlPackageManager(packages).load("odd")):
-        with pytest.raises(ExecutorError) as caught:
-            load()
-        assert caught.value.kind == kind
 
 
 def test_a_manager_keeps_its_packages_and_its_directory(packages, add, monkeypatch):
