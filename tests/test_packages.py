@@ -1,44 +1,43 @@
-"""Packages: how they are found, the order in which they are loaded, what is refused, and the library's classes."""
+"""Packages: how they are found and loaded, what is refused and with which text, and the classes that load them."""
 
 from __future__ import annotations
 
 import os
+import platform
+import random
 import shutil
-from pathlib import Path
+import signal
+import struct
 
 import pytest
-from helpers import build, executor, odd
+from helpers import build, executor, odd, preload, process
 
 import protocol
-import spider_executor
-from protocol import (
-    Custom,
-    DeserializationError,
-    DuplicatePackage,
-    ErrorPayloadDeserializationFailure,
-    Execute,
-    ExecutionError,
-    ExecutorError,
-    Failure,
-    IncompatibleVersion,
-    InvalidLibrary,
-    InvalidUtf8,
-    PackageInitError,
-    Success,
-    TaskError,
-)
-from spider_executor import TdlPackage, TdlPackageManager
+from protocol import Execute, ExecutorError, Failure, Success, TdlError
+from spider_executor import TdlPackageManager
 
-CONTEXT = protocol.TaskContext().encode()
+ours = pytest.mark.ours
+# musl's loader has words of its own.
+GLIBC = platform.libc_ver()[0] == "glibc"
+MUTANTS = 20_000 if "SPIDER_FUZZ_FULL" in os.environ else 0
+CUSTOM = TdlError("Custom", "x")
+INIT_FAILS = odd.init_fails(CUSTOM.encode())
+# In bytes. Longer texts of the executor's own lose their end on their way to the user.
+TEXT_MAX = 450
 
 
-def ask(child: executor.Executor, package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT) -> object:
-    """Run a task; returns its outputs as they are, or the ExecutorError."""
-    child.send(protocol.encode_frame(protocol.encode_request(Execute(package, task, raw_ctx, raw_inputs))))
-    outcome = child.receive().outcome
-    if isinstance(outcome, Success):
-        return outcome.outputs
-    return protocol.decode_executor_error(outcome.error)[0]
+@pytest.fixture
+def packages(package_dir, tmp_path):
+    """A directory with the package `buffers`."""
+    directory = tmp_path / "packages"
+    build.stage(directory, "buffers", package_dir / "buffers" / "libbuffers.so")
+    return directory
+
+
+@pytest.fixture
+def add(packages, build_package):
+    """Put an odd package into the directory, as a new file."""
+    return lambda name, *flags: build.replace(packages, name, odd.build(build_package, *flags))
 
 
 @pytest.fixture
@@ -46,438 +45,616 @@ def trace(tmp_path):
     return odd.Trace(tmp_path)
 
 
-@pytest.fixture
-def packages(tmp_path):
-    """An empty package directory."""
-    directory = tmp_path / "packages"
-    directory.mkdir()
-    return directory
+def refused(child, name, kind):
+    """The error of a request for a package that cannot be loaded. The executor goes on and tries again each time."""
+    error = child.call(name, "answer")
+    assert error.kind == kind, error
+    assert child.call(name, "answer") == error
+    assert child.serves()
+    return error
 
 
-@pytest.fixture
-def add(packages, build_package):
-    """Puts an odd package into the directory."""
-
-    def stage(name: str, *flags: str) -> Path:
-        return build.stage(packages, name, odd.build(build_package, *flags))
-
-    return stage
+# ----------------------------------------------------------------------------------------------------------- load order
 
 
-# ---------------------------------------------------------------------------------------------------------- load order
-
-
-def test_the_order_of_loading(spawn, packages, add, trace):
+def test_a_package_is_loaded_once_when_it_is_first_requested(spawn, packages, add, trace):
     add("odd", odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
-    assert ask(child, "odd", "inputs", b"x") == b"x"
+    assert child.serves()
+    assert trace.take() == []
+    assert child.call("odd", "answer") == [1]
     assert trace.take() == ["load", "version", "name", "init", "execute"]
-    # Loaded once, and only when it is asked for.
-    assert ask(child, "odd", "inputs", b"y") == b"y"
-    assert ask(child, "odd", "other task") == b"other task"
+    assert child.call("odd", "calls") == [2]
+    assert child.call("odd", "answer") == [1]
     assert trace.take() == ["execute", "execute"]
     assert child.finish() == (b"", 0)
     assert trace.take() == ["unload"]
 
 
-def test_init_is_optional(spawn, packages, add, trace):
-    add("odd")
-    child = spawn(packages, env=trace.env)
-    assert ask(child, "odd", "inputs", b"x") == b"x"
-    assert trace.take() == ["load", "version", "name", "execute"]
+VERSION_ERROR = ExecutorError("IncompatibleVersion", (0, 2, 7, 0, 1, 0))
+FAILURES = [
+    (["-DNO_VERSION"], "InvalidLibrary", []),
+    (["-DVERSION=0,2,7"], VERSION_ERROR, ["version"]),
+    (["-DNO_NAME"], "InvalidLibrary", ["version"]),
+    ([odd.declares(b"n\xffme")], "InvalidUtf8", ["version", "name"]),
+    (["-DUNDEFINED"], "InvalidLibrary", []),
+    pytest.param(["-DUNDEFINED_CALL"], "InvalidLibrary", [], marks=ours),
+    ([INIT_FAILS], ExecutorError("PackageInitError", CUSTOM), ["version", "name", "init"]),
+    ([odd.init_fails(b"")], "ErrorPayloadDeserializationFailure", ["version", "name", "init"]),
+    ([odd.init_fails(b"\xa1x")], "ErrorPayloadDeserializationFailure", ["version", "name", "init"]),
+    ([odd.INIT_GOOD, "-DNO_EXECUTE"], "InvalidLibrary", ["version", "name", "init"]),
+    (["-DVERSION=0,2,7", "-DNO_NAME"], VERSION_ERROR, ["version"]),
+    ([odd.declares(b"\xc0"), "-DNO_EXECUTE"], "InvalidUtf8", ["version", "name"]),
+]
 
 
-@pytest.mark.parametrize(
-    ("flags", "error", "called"),
-    [
-        (["-DVERSION=0,2,0"], IncompatibleVersion((0, 2, 0), (0, 1, 0)), ["version"]),
-        (["-DNO_VERSION"], InvalidLibrary, []),
-        (["-DNO_NAME"], InvalidLibrary, ["version"]),
-        ([odd.declares(b"n\xffme")], InvalidUtf8, ["version", "name"]),
-        ([odd.init_fails(b"\x81\x03\xa1x")], PackageInitError(ExecutionError("x")), ["version", "name", "init"]),
-        ([odd.init_fails(b"")], ErrorPayloadDeserializationFailure, ["version", "name", "init"]),
-        ([odd.init_fails(b"\xa1x")], ErrorPayloadDeserializationFailure, ["version", "name", "init"]),
-        ([odd.INIT_GOOD, "-DNO_EXECUTE"], InvalidLibrary, ["version", "name", "init"]),
-        # What comes first is what counts.
-        (["-DVERSION=9,9,9", "-DNO_NAME"], IncompatibleVersion((9, 9, 9), (0, 1, 0)), ["version"]),
-        ([odd.declares(b"\xc0"), odd.INIT_GOOD, "-DNO_EXECUTE"], InvalidUtf8, ["version", "name"]),
-    ],
-)
-def test_loading_stops_at_the_first_failure(spawn, packages, add, trace, flags, error, called):
-    path = add("odd", *([] if any("INIT" in flag for flag in flags) else [odd.INIT_GOOD]), *flags)
+@pytest.mark.parametrize(("flags", "error", "called"), FAILURES)
+def test_loading_stops_at_a_failure_and_starts_anew_next_time(spawn, packages, add, trace, flags, error, called):
+    path = add("odd", *([] if "init" in called else [odd.INIT_GOOD]), *flags)
     child = spawn(packages, env=trace.env)
     for _ in range(2):
-        # It is not remembered: the whole is done again, from the start.
-        found = ask(child, "odd", "inputs", b"x")
-        if isinstance(error, type):
-            assert type(found) is error
-            assert str(found)
-        else:
-            assert found == error
-        assert [line for line in trace.take() if line not in ("load", "unload")] == called
-    if error is InvalidLibrary:
-        assert str(path) in str(found)
-    # Mended on disk, it loads.
-    path.unlink()
+        found = child.call("odd", "answer")
+        assert found == error or found.kind == error
+        assert [name for name in trace.take() if name not in ("load", "unload")] == called
+    before = process.descriptors(child.pid)
+    child.call("odd", "answer")
+    assert process.descriptors(child.pid) == before
+    if error == "InvalidLibrary":
+        assert str(path) in found.content
     add("odd")
-    assert ask(child, "odd", "inputs", b"x") == b"x"
+    if "init" in called:
+        child = spawn(packages)
+    assert child.call("odd", "answer") == [1]
 
 
-@pytest.mark.ours
-def test_a_missing_symbol_is_named(spawn, packages, add):
-    for flag, symbol in (("-DNO_VERSION", "get_version"), ("-DNO_NAME", "get_name"), ("-DNO_EXECUTE", "execute")):
-        path = add(flag, flag, odd.declares(flag))
-        error = ask(spawn(packages), flag, "t")
-        assert isinstance(error, InvalidLibrary)
-        assert f"__spider_tdl_package_{symbol}" in str(error)
-        assert str(path) in str(error)
-
-
-@pytest.mark.parametrize(
-    ("version", "fits"),
-    [
-        ("0,1,0", True),
-        ("0,1,1", True),
-        ("0,1,4294967295", True),
-        ("0,0,0", False),
-        ("0,0,9", False),
-        ("0,2,0", False),
-        ("1,0,0", False),
-        ("1,1,0", False),
-        ("4294967295,4294967295,4294967295", False),
-        ("0,257,0", False),
-    ],
-)
-def test_versions(spawn, packages, add, version, fits):
-    add("odd", f"-DVERSION={version}")
-    found = ask(spawn(packages), "odd", "inputs", b"x")
-    assert found == (b"x" if fits else IncompatibleVersion(tuple(map(int, version.split(","))), (0, 1, 0)))
-
-
-def test_a_version_error_in_bytes(spawn, packages, add):
-    add("odd", "-DVERSION=0,200,3")
-    child = spawn(packages)
-    child.send(executor.request("odd", "t"))
-    assert child.receive().outcome == Failure(
-        bytes.fromhex("81 b3 496e636f6d70617469626c6556657273696f6e 96 00 ccc8 03 00 01 00")
-    )
-
-
-@pytest.mark.parametrize("name", ["odd", "", "nämé 🕷", "with space", "x" * 300, 'quote"\\\n'])
-def test_declared_names(spawn, packages, add, name):
-    """Any UTF-8 will do, and its length is what the view says."""
-    add("here", odd.declares(name))
-    child = spawn(packages)
-    assert ask(child, "here", "declared") == name.encode()
-
-
-# -------------------------------------------------------------------------------------------------------- the call
-
-
-def test_what_a_task_is_given(spawn, packages, add):
-    add("odd")
-    child = spawn(packages)
-    for data in (b"", b"\0", bytes(range(256)) * 20, b"x" * 100_000):
-        assert ask(child, "odd", "inputs", data) == data
-        assert ask(child, "odd", "context", b"inputs", data) == data
-    for task in ("", "outpu", "outputs2", "tâche 🕷", "a\0b", "t" * 10_000):
-        assert ask(child, "odd", task, b"x" * 20) == task.encode()
-    # Never NULL, even if there is nothing.
-    assert ask(child, "odd", "pointers", b"", b"") == protocol.pack_values(2**64 - 1)[:8] + b"\xcf" + bytes(7) + b"\1"
-
-
-def test_tasks_run_on_the_main_thread(spawn, packages, add):
-    assert spawn().call("process", "is_main_thread") == [1]
-
-
-def test_an_error_is_sent_on_in_its_canonical_form(spawn, packages, add):
-    add("odd")
-    child = spawn(packages)
-    name = b"DeserializationError"
-    for error in (
-        b"\x81\xb4" + name + b"\xa2\xc3\xa9",
-        b"\xde\x00\x01\xd9\x14" + name + b"\xd9\x02\xc3\xa9",
-        b"\xdf\x00\x00\x00\x01\xc5\x00\x14" + name + b"\xc6\x00\x00\x00\x02\xc3\xa9",
-        b"\x81\x01\xa2\xc3\xa9",
-        b"\x81\xcc\x01\xa2\xc3\xa9",
-        b"\x81\x01\xa2\xc3\xa9 and more",
-    ):
-        child.send(protocol.encode_frame(protocol.encode_request(Execute("odd", "error", CONTEXT, error))))
-        assert child.receive().outcome == Failure(b"\x81\xa9TaskError\x81\xb4DeserializationError\xa2\xc3\xa9")
-    for error in (b"", b"\xc1", b"\xa6Custom", b"\x81\xa6custom\xa0", b"\x81\x06\xa0", b"\x81\x05\xa1\xff"):
-        assert isinstance(ask(child, "odd", "error", error), ErrorPayloadDeserializationFailure)
-    assert ask(child, "odd", "inputs", b"alive") == b"alive"
-
-
-# ------------------------------------------------------------------------------------------------- where packages are
-
-
-def test_a_missing_package(spawn, packages, add):
-    child = spawn(packages)
-    for _ in range(2):
-        error = ask(child, "odd", "t")
-        assert isinstance(error, InvalidLibrary)
-        assert str(packages / "odd" / "libodd.so") in str(error)
-    # Added later, it is found.
-    add("odd")
-    assert ask(child, "odd", "inputs", b"x") == b"x"
-
-
-def test_files_that_are_no_package(spawn, packages, add):
-    child = spawn(packages)
-    for name, content in (
-        ("empty", b""),
-        ("text", b"#!/bin/sh\n"),
-        ("short", b"\x7fELF"),
-        ("elf", b"\x7fELF" + bytes(60)),
-    ):
-        path = packages / name / f"lib{name}.so"
-        path.parent.mkdir()
-        path.write_bytes(content)
-        error = ask(child, name, "t")
-        assert isinstance(error, InvalidLibrary)
-        assert str(path) in str(error)
-    add("odd")
-    assert ask(child, "odd", "inputs", b"x") == b"x"
-
-
-def test_symlinks(spawn, packages, build_package, tmp_path):
-    """Of the file, of the directory, of the package directory itself, and all of them."""
-    library = odd.build(build_package)
-    elsewhere = tmp_path / "elsewhere"
-    build.stage(elsewhere, "odd", library)
-    (packages / "file").mkdir()
-    (packages / "file" / "libfile.so").symlink_to(elsewhere / "odd" / "libodd.so")
-    (packages / "odd").symlink_to(elsewhere / "odd")
-    assert ask(spawn(packages), "file", "inputs", b"x") == b"x"
-    assert ask(spawn(packages), "odd", "inputs", b"x") == b"x"
-    (tmp_path / "link").symlink_to(packages)
-    assert ask(spawn(tmp_path / "link"), "odd", "inputs", b"x") == b"x"
-    (packages / "file" / "libfile.so").unlink()
-    (packages / "file" / "libfile.so").symlink_to("nowhere")
-    assert isinstance(ask(spawn(packages), "file", "t"), InvalidLibrary)
-
-
-def test_other_names_of_directories(spawn, packages, add):
-    child = spawn(packages)
-    for name in ("nämé 🕷", "with space", "..odd", "a.b", "-x", "lib", "x" * 200):
-        add(name, odd.declares(name))
-        assert ask(child, name, "declared") == name.encode()
-
-
-@pytest.mark.ours
-@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/b", "../odd", "odd/", "/odd", "odd\0", "\0"])
-def test_refused_names(spawn, packages, add, trace, name):
-    """A name that is no directory's is refused by itself, whatever is there."""
-    add("odd")
-    for path in (packages / "lib.so", packages / "liba.so", packages.parent / "lib...so"):
-        shutil.copy(packages / "odd" / "libodd.so", path)
+@ours
+@pytest.mark.parametrize(("flag", "is_closed"), [("-DVERSION=0,2,0", True), ("-DNO_NAME", True), (INIT_FAILS, False)])
+def test_a_library_is_closed_only_if_it_was_refused_before_init(
+    spawn, packages, add, build_package, trace, flag, is_closed
+):
+    """After it was closed, its file may even be overwritten in place."""
+    add("odd", flag)
     child = spawn(packages, env=trace.env)
-    error = ask(child, name, "t")
-    assert isinstance(error, InvalidLibrary)
-    assert str(packages) in str(error)
-    assert trace.take() == []
-    assert ask(child, "odd", "inputs", b"x") == b"x"
+    error = refused(child, "odd", child.call("odd", "answer").kind)
+    loads = 3 if is_closed else 1
+    names = trace.take()
+    assert (names.count("load"), names.count("unload")) == (loads, loads if is_closed else 0)
+    (build.stage if is_closed else build.replace)(packages, "odd", odd.build(build_package))
+    assert child.call("odd", "answer") == ([1] if is_closed else error)
 
 
-@pytest.mark.ours
-def test_a_name_that_no_file_can_have(spawn, packages):
+@pytest.mark.parametrize("left", ["leave_thread()", "leave_handler()"])
+def test_what_a_failed_init_leaves_behind_finds_its_code(spawn, packages, add, left):
+    add("odd", f'-DINIT=({left},failure("Custom","x"))')
     child = spawn(packages)
-    for name in ("x" * 300, "x" * 10_000, "\x7f" * 5000):
-        error = ask(child, name, "t")
-        assert isinstance(error, InvalidLibrary)
-        assert len(error.encode()) < 65536
+    refused(child, "odd", "PackageInitError")
+    if "handler" in left:
+        os.kill(child.pid, signal.SIGUSR1)
+    for _ in range(200):
+        assert child.serves()
     assert child.finish() == (b"", 0)
 
 
-def test_a_relative_package_directory(spawn, packages, add):
-    add("odd")
-    child = spawn(packages.name, cwd=packages.parent)
-    assert ask(child, "odd", "inputs", b"x") == b"x"
+VERSIONS = [(0, 1, 0), (0, 1, 2**32 - 1), (0, 0, 9), (0, 2, 0), (0, 257, 0), (1, 0, 0), (1, 1, 0), (2**32 - 1,) * 3]
 
 
-# ---------------------------------------------------------------------------------------------- aliases and duplicates
+@pytest.mark.parametrize("version", VERSIONS)
+def test_major_and_minor_version_must_match(spawn, packages, add, version):
+    add("odd", "-DVERSION=" + ",".join(map(str, version)))
+    error = ExecutorError("IncompatibleVersion", (*version, 0, 1, 0))
+    assert spawn(packages).call("odd", "answer") == ([1] if version[:2] == (0, 1) else error)
 
 
-@pytest.mark.ours
-def test_a_package_that_declares_another_name(spawn, packages, add, trace):
-    add("directory", odd.declares("declared"), odd.INIT_GOOD)
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+DECLARED = [
+    ([f'-DNAME="{"x" * 65536}"'], True),
+    ([f'-DNAME="{"x" * 65537}"'], False),
+    (["-DNAME_SIZE=(size_t)-1"], False),
+    (["-DNAME_AT=NULL", "-DNAME_SIZE=0"], True),
+    (["-DNAME_AT=NULL", "-DNAME_SIZE=1"], False),
+]
+
+
+@ours
+@pytest.mark.parametrize(("flags", "serves"), DECLARED, ids=lambda value: str(value)[:20])
+def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, serves):
+    path = add("odd", *flags)
+    if serves:
+        assert spawn(packages).call("odd", "answer") == [1]
+    else:
+        assert str(path) in refused(spawn(packages), "odd", "InvalidLibrary").content
+
+
+NAMES = [
+    "d\u00edas-\u65e5\u672c-\U0001f577",
+    "with space",
+    "..odd",
+    "a.b",
+    "-x",
+    "lib",
+    "x" * 200,
+    "%s%n",
+    'quote"\\\n\x1b',
+]
+NOT_NAMES = ["", ".", "..", "/", "a/b", "../packages/odd", "odd/", "/odd", "odd\0", "\0", "../" * 3000]
+MISSING = ["missing", "Buffers", "buffers ", "$ORIGIN", "n" * 300, "\u00f1" * 5_000, "\x7f" * 1_000_000]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_directory_may_have_any_name(spawn, packages, add, name, locale):
+    add(name, odd.declares(name))
+    child = spawn(packages, env={"LC_ALL": locale, "RUST_LOG": "trace"})
+    assert child.call(name, "answer") == [1]
+
+
+@ours
+@pytest.mark.parametrize("name", NOT_NAMES, ids=lambda name: ascii(name[:20]))
+def test_a_name_that_is_not_a_directorys_is_refused_without_a_look(spawn, packages, add, trace, name):
+    library = add("odd")
+    for path in (packages / "lib.so", packages / "liba.so", packages.parent / "lib...so", packages / "odd" / "lib.so"):
+        shutil.copy(library, path)
     child = spawn(packages, env=trace.env)
-    for _ in range(3):
-        assert ask(child, "directory", "declared") == b"declared"
-    # A request is answered by the file that its name leads to, and there is none for this one.
-    assert isinstance(ask(child, "declared", "declared"), InvalidLibrary)
-    assert trace.take() == ["load", "version", "name", "init", "execute", "execute", "execute"]
-    # Nor is it answered by another directory's package once there is one.
-    add("declared", odd.declares("third"))
-    assert ask(child, "declared", "declared") == b"third"
+    text = refused(child, name, "InvalidLibrary").content
+    assert ascii(name[:40]) in text
+    assert str(packages) in text
+    assert len(text) <= TEXT_MAX
+    assert trace.take() == []
+    assert child.call("odd", "answer") == [1]
 
 
-@pytest.mark.ours
-def test_two_names_of_one_file_are_one_package(spawn, packages, add, trace):
+@pytest.mark.parametrize("name", MISSING, ids=lambda name: ascii(name[:20]))
+def test_a_package_that_is_missing_is_looked_for_again(spawn, packages, add, name):
+    child = spawn(packages, env={"RUST_LOG": "trace"})
+    text = refused(child, name, "InvalidLibrary").content
+    if len(name) < 100:
+        assert str(packages / name) in text
+        assert "No such file" in text
+        add(name, odd.declares(name))
+        # The loader expands names with a dollar sign.
+        assert name[0] == "$" or child.call(name, "answer") == [1]
+    assert child.finish() == (b"", 0)
+    assert all(len(line) < 64 << 10 for line in child.stderr().splitlines())
+
+
+# ------------------------------------------------------------------------------------------------- the directory of all
+
+
+def test_a_package_directory_may_appear_later(spawn, tmp_path, build_package):
+    late = tmp_path / "not" / "mounted"
+    child = spawn(late)
+    for _ in range(2):
+        error = child.call("odd", "answer")
+        assert error.kind == "InvalidLibrary"
+        assert str(late) in error.content
+        assert "No such file" in error.content
+    build.stage(late, "odd", odd.build(build_package))
+    assert child.call("odd", "answer") == [1]
+    assert child.finish() == (b"", 0)
+
+
+@ours
+def test_a_relative_package_directory_stays_the_same_one(spawn, package_dir):
+    child = spawn(package_dir.name, cwd=package_dir.parent)
+    assert child.call("process", "change_directory") == [1]
+    assert child.call("odd", "answer") == [1]
+
+
+def test_links_are_followed(spawn, packages, tmp_path, build_package):
+    library = build.stage(tmp_path / "elsewhere", "odd", odd.build(build_package))
+    (packages / "file").mkdir()
+    (packages / "file" / "libfile.so").symlink_to(library)
+    (packages / "odd").symlink_to(library.parent)
+    (tmp_path / "link").symlink_to(packages)
+    for directory, name in ((packages, "file"), (packages, "odd"), (tmp_path / "link", "odd")):
+        assert spawn(directory).call(name, "answer") == [1]
+
+
+# ------------------------------------------------------------------------------------------------ identity, duplicates
+
+
+@ours
+@pytest.mark.parametrize("order", [("odd", "link"), ("link", "odd")])
+def test_two_names_of_one_real_path_are_one_package(spawn, packages, add, trace, order):
     path = add("odd", odd.INIT_GOOD)
     (packages / "link").mkdir()
     (packages / "link" / "liblink.so").symlink_to(path)
+    child = spawn(packages, env=trace.env)
+    assert [child.call(name, "calls") for name in order * 2] == [[1], [2], [3], [4]]
+    assert trace.take() == ["load", "version", "name", "init"] + ["execute"] * 4
+
+
+@pytest.mark.parametrize("how", ["", pytest.param("inodes", marks=ours)])
+def test_packages_do_not_mix(spawn, packages, add, build_package, how):
+    """They export functions of the same names. Their files may even have equal inode numbers."""
+    add("one", odd.declares("one"), "-DVALUE=1")
+    add("two", odd.declares("two"), "-DVALUE=2")
+    child = spawn(packages, env=preload.files(build_package, how) if how else {})
+    assert [child.call(name, "answer") for name in ("one", "two") * 2] == [[1], [2], [1], [2]]
+
+
+@ours
+def test_a_file_that_the_loader_takes_for_another_is_a_duplicate(spawn, packages, add):
+    path = add("odd")
     (packages / "hard").mkdir()
     os.link(path, packages / "hard" / "libhard.so")
-    for order in (("odd", "link", "hard"), ("hard", "link", "odd")):
-        child = spawn(packages, env=trace.env)
-        for name in order * 2:
-            assert ask(child, name, "inputs", b"x") == b"x"
-        assert ask(child, order[1], "calls")[-1:] == b"\7"
-        assert trace.take() == ["load", "version", "name", "init"] + ["execute"] * 7
-        child.kill()
+    child = spawn(packages)
+    assert child.call("odd", "calls") == [1]
+    assert refused(child, "hard", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
+    assert child.call("odd", "calls") == [2]
 
 
-@pytest.mark.ours
-def test_two_files_that_declare_one_name(spawn, packages, add, trace):
-    add("first", odd.INIT_GOOD)
+@ours
+def test_a_second_file_that_declares_a_name_is_a_duplicate_and_not_initialized(spawn, packages, add, trace):
+    add("first")
     add("second", odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
-    assert ask(child, "first", "inputs", b"x") == b"x"
-    assert "init" in trace.take()
-    for _ in range(2):
-        assert ask(child, "second", "inputs", b"x") == DuplicatePackage("odd")
-        assert "init" not in trace.take()
-    # The first one stays; the second can be mended.
-    assert ask(child, "first", "inputs", b"x") == b"x"
-    (packages / "second" / "libsecond.so").unlink()
-    add("second", odd.declares("second"))
-    assert ask(child, "second", "declared") == b"second"
+    assert child.call("first", "answer") == [1]
+    assert refused(child, "second", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
+    assert child.call("first", "calls") == [2]
+    assert "init" not in trace.take()
+    add("second", odd.declares("second"), "-DVALUE=2")
+    assert child.call("second", "answer") == [2]
 
 
-def test_a_duplicate(spawn, packages, add):
-    """In Spider's executor too, when neither name has been asked for before and both differ from the declared one."""
-    add("first")
-    add("second")
+@ours
+def test_a_request_is_answered_by_the_file_that_its_name_leads_to(spawn, packages, add, trace):
+    add("directory", odd.declares("declared"), odd.INIT_GOOD)
+    child = spawn(packages, env=trace.env)
+    assert [child.call("directory", "calls") for _ in range(3)] == [[1], [2], [3]]
+    refused(child, "declared", "InvalidLibrary")
+    assert trace.take() == ["load", "version", "name", "init"] + ["execute"] * 3
+    add("declared", odd.declares("third"), "-DVALUE=3")
+    assert child.call("declared", "answer") == [3]
+
+
+def test_a_package_that_was_refused_holds_no_name(spawn, packages, add):
+    add("first", INIT_FAILS)
+    add("second", "-DNO_EXECUTE")
+    add("odd", "-DVALUE=3")
     child = spawn(packages)
-    assert ask(child, "first", "inputs", b"x") == b"x"
-    assert ask(child, "second", "inputs", b"x") == DuplicatePackage("odd")
+    refused(child, "first", "PackageInitError")
+    refused(child, "second", "InvalidLibrary")
+    assert child.call("odd", "answer") == [3]
 
 
-def test_a_package_that_failed_to_load_holds_no_name(spawn, packages, add):
-    add("first", odd.init_fails(b"\x81\x05\xa1x"))
-    add("second", odd.declares("odd"), "-DNO_EXECUTE")
-    add("odd")
+# ------------------------------------------------------------------------------------------------------- broken files
+
+
+def put(what, target, data):
+    """Make a link, something else that has no content, or a changed copy of a library's `data`."""
+    if isinstance(what, str):
+        target.symlink_to(what)
+    elif what in (os.mkdir, os.mkfifo):
+        what(target)
+    else:
+        target.write_bytes(what(data))
+
+
+OTHER_MACHINE = struct.pack("<H", 62 if platform.machine() == "aarch64" else 183)
+NOT_LIBRARIES = [
+    (os.mkdir, ""),
+    ("libodd.so", "symbolic links"),
+    ("nowhere", "No such file"),
+    (lambda data: b"", "short"),
+    (lambda data: b"#!/bin/sh\nexit 0\n" * 100, "invalid ELF header"),
+    (lambda data: bytes(5000), "invalid ELF header"),
+    (lambda data: data[:54] + bytes(2) + data[56:], ""),  # the size of a program header
+]
+OUR_TEXTS = [
+    (os.mkfifo, "not a regular file"),
+    ("/dev/zero", "not a regular file"),
+    ("/proc/self/mem", ""),  # It cannot be read at offset 0.
+    (lambda data: data[:4] + b"\1" + data[5:], "another machine"),  # 32 bits
+    (lambda data: data[:5] + b"\2" + data[6:], "another machine"),  # big-endian
+    (lambda data: data[:18] + OTHER_MACHINE + data[20:], platform.machine()),
+    (lambda data: data[:58] + b"\xff" * 4 + data[62:], "cut short"),  # the size and the number of section headers
+    (lambda data: data[: len(data) // 2], "cut short"),
+]
+
+
+@pytest.mark.parametrize(("what", "word"), [*NOT_LIBRARIES, *(pytest.param(*row, marks=ours) for row in OUR_TEXTS)])
+def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, build_package, what, word):
+    library = odd.build(build_package)
+    target = packages / "odd" / "libodd.so"
+    target.parent.mkdir()
+    put(what, target, library.read_bytes())
     child = spawn(packages)
-    assert ask(child, "first", "t") == PackageInitError(Custom("x"))
-    assert isinstance(ask(child, "second", "t"), InvalidLibrary)
-    assert ask(child, "odd", "inputs", b"x") == b"x"
+    assert child.serves()
+    before = process.descriptors(child.pid)
+    text = refused(child, "odd", "InvalidLibrary").content
+    assert str(target) in text
+    assert word in text or not GLIBC
+    assert process.descriptors(child.pid) == before
+    target.rmdir() if what is os.mkdir else target.unlink()
+    build.stage(packages, "odd", library)
+    assert child.call("odd", "answer") == [1]
 
 
-def test_packages_with_the_same_symbols_do_not_mix(spawn, packages, add):
-    names = ["one", "two", "three"]
-    for name in names:
-        add(name, odd.declares(name))
+@ours
+def test_a_library_that_is_cut_short_anywhere_is_refused(spawn, packages, build_package):
+    data = odd.build(build_package).read_bytes()
+    target = packages / "odd" / "libodd.so"
+    target.parent.mkdir()
     child = spawn(packages)
-    for name in names * 2:
-        assert ask(child, name, "declared") == name.encode()
+    for size in [*range(0, len(data), 500), len(data) - 1]:
+        target.write_bytes(data[:size])
+        error = child.call("odd", "answer")
+        assert error.kind == "InvalidLibrary"
+        assert "short" in error.content
+    target.write_bytes(data)
+    assert child.call("odd", "answer") == [1]
 
 
-# ------------------------------------------------------------------------------------------------------- as a library
-
-
-def test_tdl_package(packages, add, trace, monkeypatch):
-    monkeypatch.setenv("ODD_TRACE", trace.env["ODD_TRACE"])
-    path = add("here", odd.declares("declared"), "-DVERSION=0,1,7", odd.INIT_GOOD)
-    for form in (path, str(path), os.fsencode(path)):
-        package = TdlPackage.load(form)
-        assert (package.path, package.name, package.version) == (str(path), "declared", (0, 1, 7))
-    assert package.execute("inputs", CONTEXT, b"\0x") == Success(b"\0x")
-    assert package.execute("context", b"", b"") == Success(b"")
-    assert package.execute("pointers", b"", b"").outputs[-1:] == b"\1"
-    assert package.execute("tâche", b"", bytes(8)) == Success("tâche".encode())
-    assert package.execute("error", b"", b"\x81\x01\xa1x") == Failure(TaskError(DeserializationError("x")).encode())
-    failure = package.execute("error", b"", b"")
-    assert isinstance(protocol.decode_executor_error(failure.error)[0], ErrorPayloadDeserializationFailure)
-
-
-def test_tdl_package_refuses(packages, add):
-    with pytest.raises(IncompatibleVersion):
-        TdlPackage.load(add("version", "-DVERSION=0,2,0"))
-    with pytest.raises(PackageInitError):
-        TdlPackage.load(add("init", odd.init_fails(b"\x81\x05\xa1x")))
-    with pytest.raises(InvalidLibrary, match="nowhere"):
-        TdlPackage.load(packages / "nowhere.so")
-
-    def refuse(package):
-        raise DuplicatePackage(package.name)
-
-    with pytest.raises(DuplicatePackage, match="odd"):
-        TdlPackage.load(add("duplicate"), refuse)
-
-
-def test_a_path_without_a_directory(packages, add, monkeypatch):
-    """It is a file of the working directory, not a library of the system."""
+def test_a_program_header_of_type_pt_null_is_ignored(spawn, packages, add):
     path = add("odd")
-    monkeypatch.chdir(path.parent)
-    assert TdlPackage.load("libodd.so").name == "odd"
-    with pytest.raises(InvalidLibrary, match=r"libc\.so"):
-        TdlPackage.load("libc.so.6")
+    data = bytearray(path.read_bytes())
+    at, size, count = struct.unpack_from("<Q14xHH", data, 32)
+    for start in range(at, at + size * count, size):
+        if data[start : start + 4] == b"\x50\xe5\x74\x64":  # PT_GNU_EH_FRAME
+            data[start : start + size] = bytes(4) + b"\xff" * (size - 4)
+    path.write_bytes(data)
+    assert spawn(packages).call("odd", "answer") == [1]
 
 
-def test_a_refused_package_is_closed(packages, add, trace, monkeypatch):
-    monkeypatch.setenv("ODD_TRACE", trace.env["ODD_TRACE"])
-    with pytest.raises(PackageInitError):
-        TdlPackage.load(add("closed", odd.init_fails(b"\x81\x05\xa1x")))
-    assert trace.take() == ["load", "version", "name", "init", "unload"]
+def elf_headers(data):
+    """Headers in which one field after the magic number has a value that means something, and then several have any."""
+    fields = [(at, 1) for at in range(4, 16)] + [(16, 2), (18, 2), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)]
+    fields += [(at, 2) for at in range(52, 64, 2)]
+    edges = [(field, edge) for field in fields for edge in range(18)]
+    rng = random.Random(12)
+    for number in range(len(edges) + MUTANTS):
+        header = bytearray(data[:64])
+        for (at, size), edge in [edges[number]] if number < len(edges) else rng.choices(edges, k=rng.choice((2, 3, 6))):
+            value, limit = int.from_bytes(header[at : at + size], "little"), 1 << 8 * size
+            values = [value + 56 * count for count in (-1, 1, 2, 3, 4, 5, 6, 7, 8)] + [value + 1, value + 8, value - 1]
+            values += [0, 1, limit - 1, limit >> 1, len(data), rng.randrange(limit)]
+            header[at : at + size] = (values[edge] % limit).to_bytes(size, "little")
+        yield bytes(header)
 
 
-def test_the_manager(packages, add):
+@ours
+def test_no_elf_header_ends_the_executor(spawn, packages, build_package):
+    data = odd.build(build_package, odd.declares("mutant-000000")).read_bytes()
+    child = spawn(packages)
+    served = 0
+    for number, header in enumerate(elf_headers(data)):
+        name = f"mutant-{number:06}"
+        target = packages / name / f"lib{name}.so"
+        target.parent.mkdir()
+        target.write_bytes(header + data[64:].replace(b"mutant-000000", name.encode()))
+        try:
+            outcome = child.call(name, "answer")
+        except (AssertionError, OSError) as error:
+            raise AssertionError(f"{header.hex()}: {error}") from None
+        assert outcome == [1] or outcome.kind == "InvalidLibrary"
+        served += outcome == [1]
+        shutil.rmtree(target.parent)
+    assert served > 50
+    assert child.serves()
+
+
+# --------------------------------------------------------------------------------------------------------- error texts
+
+
+@pytest.fixture
+def deep(tmp_path, package_dir, monkeypatch):
+    """A package directory with a path of more than 3,000 bytes, which are not all ASCII."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(16):
+        os.mkdir("tiefes-\u00e4-" * 20)
+        os.chdir("tiefes-\u00e4-" * 20)
+    directory = type(tmp_path)(os.getcwd())
+    build.stage(directory, "buffers", package_dir / "buffers" / "libbuffers.so")
+    assert 3000 < len(os.fsencode(directory)) < 3900
+    return directory
+
+
+CAUSES = [
+    ("nowhere", "cannot open shared object file: No such file"),
+    (os.mkfifo, "not a regular file"),
+    (lambda data: b"#!/bin/sh" * 100, "invalid ELF header"),
+    (lambda data: data[:18] + OTHER_MACHINE + data[20:], "built for another machine"),
+    (lambda data: data[: len(data) // 2], "file cut short"),
+    ("-DNO_VERSION", "undefined symbol: __spider_tdl_package_get_version"),
+    ("-DNO_NAME", "undefined symbol: __spider_tdl_package_get_name"),
+    ("-DNO_EXECUTE", "undefined symbol: __spider_tdl_package_execute"),
+    ("-DUNDEFINED", "undefined symbol: nothing_defines_this"),
+    ("-DNAME_SIZE=99999", "the declared name has 99999 bytes"),
+    (odd.declares(b"x\xff"), "the declared name: 'utf-8' codec can't decode byte 0xff in position 1"),
+]
+
+
+@ours
+@pytest.mark.parametrize(("what", "cause"), CAUSES)
+@pytest.mark.parametrize("name", ["odd", "n\u00e4me-" * 30], ids=len)
+def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(spawn, deep, build_package, what, cause, name):
+    is_flag = isinstance(what, str) and what.startswith("-D")
+    library = odd.build(build_package, *[what] * is_flag)
+    target = build.stage(deep, name, library)
+    if not is_flag:
+        target.unlink()
+        put(what, target, library.read_bytes())
+    text = refused(spawn(deep), name, "InvalidUtf8" if "utf-8" in cause else "InvalidLibrary").content
+    assert text.startswith(cause) or not GLIBC
+    assert text.endswith(f"lib{name}.so"[-100:])
+    assert len(text.encode()) <= TEXT_MAX
+
+
+@pytest.fixture
+def add_dependent(build_package, tmp_path):
+    """Put a package into a directory, with a library that it needs in the version V1."""
+    (tmp_path / "library.c").write_text("int missing(void);\nint library(void) { return RESULT; }\n")
+    (tmp_path / "dependent.c").write_text('#include "odd.c"\nint library(void);\nint use(void) { return library(); }\n')
+    for version in ("V1", "V2"):
+        (tmp_path / version).write_text(f"{version} {{ global: library; }};\n")
+
+    def put_both(directory, result, version="V1"):
+        options = ("-Wl,-soname,liblibrary.so.7", f"-DRESULT={result}", f"-Wl,--version-script={tmp_path}/")
+        shutil.copy(build_package(tmp_path / "library.c", *options[:2], f"{options[2]}V1"), tmp_path / "liblibrary.so")
+        target = directory / "liblibrary.so.7"
+        shutil.copy(build_package(tmp_path / "library.c", *options[:2], options[2] + version), target)
+        options = (f"-L{tmp_path}", "-llibrary", f"-Wl,-rpath,{directory}")
+        build.replace(directory, "odd", build_package(tmp_path / "dependent.c", *options))
+
+    return put_both
+
+
+@ours
+@pytest.mark.parametrize("where", ["packages", "deep"])
+def test_a_cause_in_a_dependency_is_told(request, spawn, add_dependent, where):
+    directory = request.getfixturevalue(where)
+    child = spawn(directory)
+
+    def text():
+        text = refused(child, "odd", "InvalidLibrary").content
+        assert len(text.encode()) <= TEXT_MAX
+        assert "libodd.so" in text
+        return text
+
+    add_dependent(directory, "missing()")
+    assert "undefined symbol: missing" in text() or not GLIBC
+    if GLIBC:  # musl does not look at versions.
+        add_dependent(directory, "1", "V2")
+        assert "version `V1' not found" in text()
+    (directory / "liblibrary.so.7").unlink()
+    assert "liblibrary.so.7: " in text()
+    add_dependent(directory, "1")
+    assert child.call("odd", "answer") == [1]
+
+
+@ours
+def test_a_path_that_is_not_utf_8_is_shown_and_works(spawn, tmp_path, build_package):
+    directory = tmp_path / os.fsdecode(b"\xff-\xc3")
+    child = spawn(directory, env={"RUST_LOG": "trace"})
+    for flag in ("-DNO_VERSION", "-DUNDEFINED", "-DVALUE=1"):
+        assert r"\xff-\xc3" in child.call("odd", "answer").content
+        build.replace(directory, "odd", odd.build(build_package, flag))
+    assert child.call("odd", "answer") == [1]
+
+
+# ------------------------------------------------------------------------------------------- while a package is loaded
+
+
+FORKS = [
+    (["-DCONSTRUCTOR=fork_and_wait()"], [1]),
+    (["-DINIT=(fork_and_wait(),number(0))"], [1]),
+    (["-DCONSTRUCTOR=fork_and_wait()", INIT_FAILS], "PackageInitError"),
+    (["-DCONSTRUCTOR=fork_and_wait()", "-DVERSION=0,2,7"], "IncompatibleVersion"),
+    (['-DINIT=(fork_and_wait(),failure("Custom","x"))'], "PackageInitError"),
+]
+
+
+@ours
+@pytest.mark.parametrize(("flags", "reply"), FORKS)
+def test_a_child_forked_while_a_package_is_loaded_never_answers(spawn, packages, add, trace, flags, reply):
+    add("odd", *flags)
+    child = spawn(packages, env=trace.env)
+    found = child.call("odd", "child")
+    assert found == reply or found.kind == reply
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+    assert trace.take().count("execute") == (found == reply)
+    (error,) = child.errors()
+    assert error["fields"]["parent"] == child.pid
+
+
+@ours
+@pytest.mark.parametrize(("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)])
+@pytest.mark.parametrize("where", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
+def test_a_crash_while_a_package_is_loaded_names_it(spawn, packages, add, where, end, status):
+    add("odd", where.format(end))
+    child = spawn(packages)
+    child.send(executor.request("odd", "answer"))
+    assert child.read_to_end() == (b"", status)
+    assert "odd (loading)" in child.stderr()
+
+
+@ours
+def test_a_limit_that_init_raises_stays_raised(spawn, packages, add, package_dir):
+    limit = "struct rlimit l;getrlimit(RLIMIT_NOFILE,&l);l.rlim_cur=l.rlim_max;setrlimit(RLIMIT_NOFILE,&l)"
+    add("odd", "-include", "sys/resource.h", f"-DINIT=({{{limit};number(0);}})")
+    build.stage(packages, "process", package_dir / "process" / "libprocess.so")
+    child = spawn(packages, shell='ulimit -Sn 200; ulimit -Hn 500; exec "$@"')
+    assert child.call("odd", "answer") == [1]
+    assert "\n7 500 500\n" in child.call("process", "limits")[0]
+
+
+def test_too_much_static_tls_is_refused_or_works(spawn, packages, add):
+    tls = "static __thread volatile char big[1<<20];big[0]=1"
+    add("odd", "-ftls-model=initial-exec", f"-DCONSTRUCTOR={tls}")
+    child = spawn(packages)
+    outcome = child.call("odd", "answer")
+    assert outcome == [1] or (outcome.kind == "InvalidLibrary" and "TLS" in outcome.content)
+    assert child.serves()
     add("odd")
-    add("directory", odd.declares("other"))
-    add("twin", odd.declares("odd"))
-    manager = TdlPackageManager(str(packages))
-    assert manager.names() == []
-    assert manager.get("odd") is None
-    package = manager.load("odd")
-    assert manager.load("odd") is package
-    assert manager.get("odd") is package
-    assert manager.load("directory").name == "other"
-    assert manager.get("directory") is manager.load("directory")
-    assert manager.get("other") is None
-    with pytest.raises(DuplicatePackage, match="odd"):
-        manager.load("twin")
-    with pytest.raises(InvalidLibrary):
-        manager.load("other")
-    assert manager.get("twin") is None
-    assert manager.names() == ["odd", "other"]
-    # Another manager knows nothing of it.
-    assert TdlPackageManager(os.fsencode(packages)).names() == []
+    assert child.call("odd", "answer") == [1]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/", "a/b", "../odd", "odd/", "odd\0", "lone \ud800"])
-def test_the_manager_refuses_names(packages, add, name):
-    add("odd")
+@build.needs("C++ compiler")
+@pytest.mark.parametrize("flag", ["-DVERSION=0,2,7", "-DNO_NAME", INIT_FAILS])
+def test_a_refused_library_that_the_loader_cannot_unload_does_no_harm(spawn, packages, build_package, flag):
+    source = build.PACKAGES / "unique.cpp"
+    build.replace(packages, "unique", build_package(source, flag))
+    child = spawn(packages)
+    error = refused(child, "unique", child.call("unique", "answer").kind)
+    build.replace(packages, "unique", build_package(source, "-DVALUE=7"))
+    assert child.call("unique", "answer") in ([7], error)
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+    assert spawn(packages).call("unique", "answer") == [7]
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_loaded_package_keeps_answering(spawn, packages, add, change):
+    path = add("odd")
+    child = spawn(packages)
+    assert child.call("odd", "answer") == [1]
+    shutil.rmtree(path.parent) if change == "removed" else add("odd", "-DVALUE=2")
+    assert child.call("odd", "answer") == [1]
+    found = spawn(packages).call("odd", "answer")
+    assert found == [2] if change == "replaced" else found.kind == "InvalidLibrary"
+
+
+# ----------------------------------------------------------------------------------------------------------- as classes
+
+
+def test_a_manager_runs_tasks_in_its_process(packages, add):
+    add("here", odd.declares("declared"), odd.INIT_GOOD)
+    add("bad", INIT_FAILS)
     manager = TdlPackageManager(packages)
-    with pytest.raises(ExecutorError) as caught:
-        manager.load(name)
-    assert isinstance(caught.value, InvalidLibrary)
-    assert caught.value.encode()
-    assert manager.names() == []
+
+    def outcome(package, task, raw_ctx, raw_inputs):
+        return manager.execute(Execute(package, task, raw_ctx, raw_inputs)).outcome
+
+    assert outcome("here", "inputs", b"context", b"\0x") == Success(b"\0x")
+    assert outcome("here", "inputs", b"context", b"") == Success(bytes(4))
+    assert outcome("here", "context", b"context", b"inputs") == Success(b"context")
+    assert outcome("here", "t\u00e2che", b"", b"") == Success("t\u00e2che".encode())
+    assert outcome("here", "pointers", b"", b"").outputs[-1:] == b"\1"
+    for package, kind in (("here", "TaskError"), ("bad", "PackageInitError")):
+        assert outcome(package, "error", b"", CUSTOM.encode()) == Failure(ExecutorError(kind, CUSTOM).encode())
+    error, _ = protocol.decode_executor_error(outcome("here", "error", b"", b"\xc1").error)
+    assert error.kind == "ErrorPayloadDeserializationFailure"
 
 
-def test_the_manager_follows_symlinks(packages, add, tmp_path):
+def test_a_manager_keeps_its_packages_and_its_directory(packages, add, monkeypatch):
     path = add("odd")
+    add("other", odd.declares("another"))
+    add("twin")
     (packages / "link").mkdir()
     (packages / "link" / "liblink.so").symlink_to(path)
-    (packages / "directory").symlink_to(packages / "odd")
-    manager = TdlPackageManager(packages)
-    assert manager.load("link") is manager.load("odd")
-    assert manager.names() == ["odd"]
-    # The directory's own name decides what the file must be called.
-    with pytest.raises(InvalidLibrary, match=r"libdirectory\.so"):
-        manager.load("directory")
-
-
-def test_the_manager_keeps_its_directory(packages, add, tmp_path, monkeypatch):
-    add("odd")
     monkeypatch.chdir(packages.parent)
     manager = TdlPackageManager(packages.name)
     monkeypatch.chdir("/")
-    assert manager.load("odd").name == "odd"
-
-
-def test_the_version_of_the_abi():
-    assert spider_executor.ABI_VERSION == (0, 1, 0)
-    assert spider_executor.PACKAGE_DIR_VARIABLE == "SPIDER_TDL_PACKAGE_DIR"
+    package = manager.load("odd")
+    assert package is manager.load("odd") is manager.load("link")
+    assert manager.load("other").name == "another"
+    for name, kind in (("twin", "DuplicatePackage"), ("another", "InvalidLibrary"), ("a/b", "InvalidLibrary")):
+        with pytest.raises(ExecutorError) as caught:
+            manager.load(name)
+        assert caught.value.kind == kind
+    # Another manager has packages of its own.
+    assert TdlPackageManager(os.fsencode(packages)).load("twin").name == "odd"

@@ -1,6 +1,6 @@
 """Libraries for LD_PRELOAD, from tests/packages/preload. Each function returns variables for an executor's environment.
 
-clock(build_package)            a monotonic clock that steps back
+clock(build_package, step)      a monotonic clock that moves so many nanoseconds at each look
 files(build_package, how)       an odd file system: "inodes", "no-dev-null", "early-file"
 BufferCounts                    whether each buffer that packages returned was freed once
 """
@@ -17,8 +17,8 @@ def _library(build_package: PackageBuilder, name: str) -> str:
     return str(build_package(PACKAGES / "preload" / f"{name}.c", "-ldl"))
 
 
-def clock(build_package: PackageBuilder) -> dict[str, str]:
-    return {"LD_PRELOAD": _library(build_package, "clock")}
+def clock(build_package: PackageBuilder, step: int = -1_000_000_000) -> dict[str, str]:
+    return {"LD_PRELOAD": _library(build_package, "clock"), "CLOCK_STEP": str(step)}
 
 
 def files(build_package: PackageBuilder, how: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
  * A good package, from which -D flags make packages that differ from it in one thing:
  *
  *     NAME="odd", VERSION=0,1,0            what it declares
- *     NAME_SIZE=N                          the length of the declared name
+ *     NAME_SIZE=N, NAME_AT=pointer         the length of the declared name, and where it is
  *     VALUE=1                              what the task "answer" gives
  *     NO_VERSION, NO_NAME, NO_EXECUTE      a symbol is missing
  *     INIT=expression                      its init function, which returns a Result; there is none without the flag
@@ -40,6 +40,9 @@
 #endif
 #ifndef NAME_SIZE
 #define NAME_SIZE (sizeof NAME - 1)
+#endif
+#ifndef NAME_AT
+#define NAME_AT name
 #endif
 #ifndef VERSION
 #define VERSION 0, 1, 0
@@ -131,8 +134,8 @@ EXPORT Version __spider_tdl_package_get_version(void)
 #ifndef NO_NAME
 EXPORT View __spider_tdl_package_get_name(void)
 {
-    static const char name[] = {NAME "!"};
-    View view = {name, NAME_SIZE};
+    __attribute__((unused)) static const char name[] = {NAME "!"};
+    View view = {NAME_AT, NAME_SIZE};
     trace("name");
     return view;
 }
