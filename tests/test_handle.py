@@ -1,43 +1,31 @@
-"""ExecutorHandle: every outcome is what it is, and nothing is left behind."""
+"""ExecutorHandle: a result is that of its own request, each ending is reported as it was, nothing is left behind."""
 
 from __future__ import annotations
 
+import doctest
+import gc
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
-from helpers import build, executor, odd
+from helpers import build, executor, odd, process
 
 import protocol
 import spider_executor
-from protocol import (
-    Custom,
-    Execute,
-    ExecutionError,
-    Failure,
-    InvalidLibrary,
-    ProtocolError,
-    Result,
-    Success,
-    TaskContext,
-    TaskError,
-)
-from spider_executor import ExecutorGone, ExecutorHandle, TaskCrash, TaskFailure, TaskSuccess, TaskTimeout
+from protocol import Execute, ExecutorError, Failure, ProtocolError, Result, Success, TaskContext, TdlError
+from spider_executor import ExecutorCrash, ExecutorHandle, TaskTimeout
 
 TASKS = "integration_test_tasks"
+ANSWER = [55, "x" * 99]
+REPLY = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values(*ANSWER)), 7)))
+LARGE = "x" * (4 << 20)
 
 
-def open_files() -> set[str]:
+def open_files():
     return set(os.listdir("/proc/self/fd"))
-
-
-def is_gone(pid: int) -> bool:
-    """Neither running nor waiting to be reaped."""
-    return not os.path.exists(f"/proc/{pid}")
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +33,7 @@ def nothing_left_behind():
     """No test here may leave an open file, a thread or a child process, dead or alive."""
     before = open_files()
     yield
+    gc.collect()
     assert open_files() == before
     assert threading.active_count() == 1
     with pytest.raises(ChildProcessError):
@@ -53,435 +42,488 @@ def nothing_left_behind():
 
 @pytest.fixture
 def start(executor_command, package_dir):
-    """Makes a handle over the executor under test, with an environment of its own."""
+    """Make a handle of the executor under test, or of another command."""
     handles = []
 
-    def make(package_dir=package_dir, command=executor_command, **env):
-        handle = ExecutorHandle(package_dir, command, {**os.environ, **env}, stderr=subprocess.DEVNULL)
-        handles.append(handle)
-        return handle
+    def make(command=executor_command):
+        handles.append(ExecutorHandle(package_dir, command, stderr=subprocess.DEVNULL))
+        return handles[-1]
 
     yield make
     for handle in handles:
-        handle.close()
+        handle.close(timeout=0)
 
 
-@pytest.fixture
-def odd_dir(build_package, tmp_path):
-    build.stage(tmp_path, "odd", odd.build(build_package))
-    return tmp_path
-
-
-def run(handle, task, *values, package=TASKS, timeout=executor.DEADLINE, **options):
-    return handle.execute(package, task, *values, timeout=timeout, **options)
-
-
-# ------------------------------------------------------------------------------------------------------------- outcomes
-
-
-def test_success(start):
-    handle = start()
-    outcome = run(handle, "fibonacci", 10)
-    assert outcome == TaskSuccess([55], outcome.elapsed_us)
-    assert 0 <= outcome.elapsed_us < executor.DEADLINE * 1e6
-    assert run(handle, "sleep_and_echo", ["a", "é"]).outputs == [["a", "é"]]
-    assert run(handle, "assert_initialized").outputs == []
-
-
-def test_failure(start):
-    handle = start()
-    outcome = run(handle, "always_fail")
-    assert isinstance(outcome, TaskFailure)
-    assert outcome.error == TaskError(ExecutionError("always_fail: intentional failure"))
-    assert outcome.elapsed_us >= 0
-    outcome = run(handle, "complex::always_fail", package="complex")
-    assert outcome.error == TaskError(Custom("this task always fails"))
-    assert isinstance(run(handle, "t", package="nowhere").error, InvalidLibrary)
-    # A failure is not the end.
-    assert run(handle, "fibonacci", 10).outputs == [55]
-
-
-@pytest.mark.parametrize("seconds", [0.3, 0, -1])
-def test_timeout(start, seconds):
-    """The executor has been killed when it is reported."""
-    handle = start(SPIDER_INSTRUMENT_SLEEP_US="60000000")
-    pid = handle.pid
-    assert run(handle, "sleep_and_echo", ["x"], timeout=seconds) == TaskTimeout(seconds)
-    assert is_gone(pid)
-    with pytest.raises(ExecutorGone, match=rf"executor {pid} has ended: killed by SIGKILL"):
-        run(handle, "fibonacci", 10)
-
-
-def test_a_timeout_while_the_request_is_written(start):
-    """A task that runs does not read the next request; here the executor reads none at all."""
-    handle = start(command=["sleep", "60"])
-    assert run(handle, "sleep_and_echo", ["x" * (4 << 20)], timeout=0.3) == TaskTimeout(0.3)
-    assert is_gone(handle.pid)
-
-
-def test_a_timeout_in_the_middle_of_the_reply(start):
-    handle = start(command=fake("write(response[:20]); wait()"))
-    assert run(handle, "fibonacci", 10, timeout=0.5) == TaskTimeout(0.5)
-    assert is_gone(handle.pid)
-
-
-def test_an_executor_that_is_slow_to_die_is_killed(start):
-    """SIGTERM would not do."""
-    handle = start(command=fake("import signal; signal.signal(15, signal.SIG_IGN); write(response[:4]); wait()"))
-    assert run(handle, "fibonacci", 10, timeout=0.5) == TaskTimeout(0.5)
-    assert is_gone(handle.pid)
-
-
-def test_a_deadline_that_is_met(start):
-    handle = start()
-    for _ in range(3):
-        assert run(handle, "fibonacci", 10, timeout=executor.DEADLINE).outputs == [55]
-    assert handle.execute(TASKS, "fibonacci", 10).outputs == [55]
-
-
-@pytest.mark.parametrize(
-    ("task", "number", "crash", "text"),
-    [
-        ("_exit", 0, TaskCrash(0, None), "exit code 0"),
-        ("_exit", 7, TaskCrash(7, None), "exit code 7"),
-        ("_exit", 255, TaskCrash(255, None), "exit code 255"),
-        ("sigsegv", 8, TaskCrash(None, "SIGSEGV"), "killed by SIGSEGV"),
-        ("raise", signal.SIGABRT, TaskCrash(None, "SIGABRT"), "killed by SIGABRT"),
-        ("raise", signal.SIGKILL, TaskCrash(None, "SIGKILL"), "killed by SIGKILL"),
-        ("raise", signal.SIGTERM, TaskCrash(None, "SIGTERM"), "killed by SIGTERM"),
-        ("raise", 40, TaskCrash(None, "signal 40"), "killed by signal 40"),
-    ],
-)
-def test_crash(start, task, number, crash, text):
-    handle = start()
-    package = "exiting" if task == "_exit" else "crashing"
-    request = Execute(package, f"{task}:{int(number)}", TaskContext().encode(), bytes(4))
-    found = handle.request(request, executor.DEADLINE)
-    assert found == crash
-    assert str(found) == text
-    assert is_gone(handle.pid)
-    with pytest.raises(ExecutorGone, match=text):
-        handle.request(request, executor.DEADLINE)
-
-
-def test_an_executor_that_does_not_start(start, tmp_path):
-    handle = start(tmp_path / "nowhere", command=[sys.executable, "-c", "raise SystemExit(3)"])
-    assert run(handle, "fibonacci", 10) == TaskCrash(3, None)
-
-
-@pytest.mark.ours
-def test_a_package_directory_that_is_none(start, tmp_path):
-    assert run(start(tmp_path / "nowhere"), "fibonacci", 10) == TaskCrash(1, None)
-
-
-def test_a_command_that_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        ExecutorHandle(tmp_path, [str(tmp_path / "nowhere")])
-
-
-def test_an_executor_killed_while_idle(start):
-    handle = start()
-    assert run(handle, "fibonacci", 10).outputs == [55]
-    os.kill(handle.pid, signal.SIGKILL)
-    assert run(handle, "sleep_and_echo", ["x" * (4 << 20)]) == TaskCrash(None, "SIGKILL")
-    assert is_gone(handle.pid)
-
-
-def test_a_crash_in_the_middle_of_the_reply(start):
-    for size in (1, 4, 20):
-        assert run(start(command=fake(f"write(response[:{size}]); os._exit(5)")), "t") == TaskCrash(5, None)
-
-
-def test_an_executor_that_closes_stdout_and_stays_gets_no_more_than_the_timeout(start):
-    handle = start(command=fake("os.close(1); wait()"))
-    assert run(handle, "t", timeout=0.3) == TaskTimeout(0.3)
-    assert is_gone(handle.pid)
-
-
-@pytest.mark.parametrize("timeout", [float("inf"), 3e9])
-def test_a_timeout_beyond_what_poll_takes(start, timeout):
-    assert run(start(), "fibonacci", 10, timeout=timeout).outputs == [55]
-
-
-@pytest.mark.parametrize(
-    ("task", "values", "timeout", "kind"),
-    [("always_panic", [], executor.DEADLINE, TaskCrash), ("sleep_and_echo", [["a"]], 0.3, TaskTimeout)],
-)
-def test_no_pipe_stays_open_once_the_executor_has_ended(executor_command, package_dir, task, values, timeout, kind):
-    before = open_files()
-    env = {**os.environ, "SPIDER_INSTRUMENT_SLEEP_US": "60000000"}
-    with ExecutorHandle(package_dir, executor_command, env, stderr=subprocess.DEVNULL) as handle:
-        assert isinstance(run(handle, task, *values, timeout=timeout), kind)
-        assert open_files() == before
-        with pytest.raises(ExecutorGone):
-            run(handle, task)
-        assert handle.shutdown() in (-signal.SIGABRT, -signal.SIGKILL)
-
-
-def test_an_executor_that_closes_stdout_and_stays(start, monkeypatch):
-    monkeypatch.setattr(spider_executor, "_END_TIMEOUT", 0.2)
-    handle = start(command=fake("os.close(1); wait()"))
-    assert run(handle, "t") == TaskCrash(None, "SIGKILL")
-    assert is_gone(handle.pid)
-
-
-# ------------------------------------------------------------------------------------------------ replies, odd or split
-
-
-# Of the scripts that stand for an executor.
-READ_AND_WRITE = """\
+# An executor that answers one request, so that its start does not count, reads the header of a second one, and then
+# runs a script.
+FAKE = """\
+import array, fcntl, os, signal, sys, termios, time
 def read(size):
     data = b""
     while len(data) < size:
         data += os.read(0, size - len(data))
     return data
+def read_size():
+    return int.from_bytes(read(4), "big")
 def write(data):
     while data:
         data = data[os.write(1, data):]
-"""
-
-
-def fake(action: str) -> list[str]:
-    """The command of an executor that reads one request and then does as told."""
-    response = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values(55, "x" * 99)), 7)))
-    script = f"""
-import array, fcntl, os, termios, time
-response = {response!r}
-{READ_AND_WRITE}def drained():
+def drain():
     left = array.array("i", [1])
     while left[0]:
         fcntl.ioctl(1, termios.FIONREAD, left)
         time.sleep(0.0002)
 def wait():
-    while True:
-        time.sleep(60)
-read(int.from_bytes(read(4), "big"))
-{action}
+    time.sleep(100)
 """
-    return [sys.executable, "-IS", "-c", script]
 
 
-def test_a_reply_split_at_every_byte(start):
-    """Cut once at each place, and in single bytes: the rest is written when what came before has been read."""
-    size = 4 + 24 + 4 + 4 + 1 + 4 + 101
-    script = f"""
-for cut in list(range(1, {size})) + [None]:
-    pieces = [bytes((byte,)) for byte in response] if cut is None else [response[:cut], response[cut:]]
-    for piece in pieces:
-        write(piece)
-        drained()
-    if cut is not None:
-        read(int.from_bytes(read(4), "big"))
-"""
-    handle = start(command=fake(script))
-    for _ in range(size):
-        assert run(handle, "t") == TaskSuccess([55, "x" * 99], 7)
+def fake(script):
+    warm_up = f"REPLY = {REPLY!r}\nread(read_size())\nwrite(REPLY)\nsize = read_size()"
+    return [sys.executable, "-IS", "-c", f"{FAKE}\n{warm_up}\n{script}"]
+
+
+@pytest.fixture
+def start_fake(start):
+    def make(script):
+        handle = start(fake(script))
+        assert run(handle, "t") == ANSWER
+        return handle
+
+    return make
+
+
+def run(handle, task, *values, package=TASKS, timeout=executor.DEADLINE):
+    return handle.execute(package, task, *values, timeout=timeout)
+
+
+def assert_ended(handle):
+    assert not os.path.exists(f"/proc/{handle.pid}")
+    with pytest.raises(RuntimeError, match="has ended"):
+        handle.execute(TASKS, "fibonacci", 10)
+
+
+# ------------------------------------------------------------------------------------------------- outputs and failures
+
+
+@pytest.mark.parametrize("timeout", [executor.DEADLINE, 3e9, float("inf"), None])
+def test_execute_returns_the_outputs(handle, timeout):
+    assert run(handle, "fibonacci", 10, timeout=timeout) == [55]
+    assert run(handle, "sleep_and_echo", ["a", "é"], timeout=timeout) == [["a", "é"]]
+    assert run(handle, "assert_initialized", timeout=timeout) == []
 
 
 @pytest.mark.parametrize(
-    ("action", "text"),
+    ("package", "task", "kind", "text"),
     [
-        ("write(b'GET / HTTP/1.1')", "at most 8388608"),
-        ("write(b'\\0\\x80\\0\\x01')", "at most 8388608"),
-        ("write(b'\\0\\0\\0\\0')", "expected a response tag"),
-        ("write(b'\\0\\0\\0\\4\\7\\0\\0\\0')", "expected response tag 0"),
-        ("write(response + b'x')", "expected one response, found 1 bytes behind it"),
-        ("write(response + response)", "bytes behind it"),
+        (TASKS, "always_fail", "TaskError", "TaskError: ExecutionError: always_fail: intentional failure"),
+        ("complex", "complex::always_fail", "TaskError", "TaskError: Custom: this task always fails"),
+        ("nowhere", "t", "InvalidLibrary", "InvalidLibrary: "),
     ],
 )
-def test_a_reply_that_is_none(start, action, text):
-    """The two no longer agree on the language: the executor is killed."""
-    handle = start(command=fake(action + "; wait()"))
-    with pytest.raises(ProtocolError, match=text):
-        run(handle, "t")
-    assert is_gone(handle.pid)
-    with pytest.raises(ExecutorGone):
-        run(handle, "t")
+def test_a_failure_is_raised_and_the_executor_goes_on(handle, package, task, kind, text):
+    with pytest.raises(ExecutorError, match=text) as raised:
+        run(handle, task, package=package)
+    assert raised.value.kind == kind
+    assert run(handle, "fibonacci", 10) == [55]
 
 
-def test_outputs_that_are_no_payload(start, odd_dir):
-    """That is the package's fault: the executor lives, and `request` shows what came."""
-    handle = start(odd_dir)
+def test_request_returns_the_response_undecoded(handle):
+    def request(task, raw_inputs):
+        return handle.request(Execute(TASKS, task, TaskContext().encode(), raw_inputs), executor.DEADLINE)
+
+    error = ExecutorError("TaskError", TdlError("ExecutionError", "always_fail: intentional failure"))
+    assert request("always_fail", bytes(4)).outcome == Failure(error.encode())
+    assert request("fibonacci", protocol.pack_values(10)).outcome == Success(protocol.pack_values(55))
+    assert request("fibonacci", protocol.pack_values(25)).elapsed_us > 0
+
+
+@pytest.mark.parametrize("value", ["x" * protocol.FRAME_BODY_MAX, object(), 1 << 64], ids=["large", "type", "integer"])
+def test_a_value_that_cannot_be_sent_is_an_error_before_anything_is_sent(handle, value):
     with pytest.raises(ProtocolError):
-        run(handle, "task name that is given back", package="odd")
-    assert handle.request(Execute("odd", "inputs", b"", b"\xff"), executor.DEADLINE).outcome == Success(b"\xff")
-
-
-def test_request_is_raw(start):
-    handle = start()
-    request = Execute(TASKS, "fibonacci", TaskContext().encode(), protocol.pack_values(10))
-    response = handle.request(request, executor.DEADLINE)
-    assert response == Result(Success(protocol.pack_values(55)), response.elapsed_us)
-    request = Execute(TASKS, "always_fail", TaskContext().encode(), bytes(4))
-    assert isinstance(handle.request(request, executor.DEADLINE).outcome, Failure)
-
-
-def test_a_context(start):
-    handle = start()
-    context = TaskContext(1, "Commit", 2, 3, b"\0" + protocol.pack_values(5, -5))
-    assert run(handle, "assert_outputs_sum_zero", context=context).outputs == []
-
-
-# ----------------------------------------------------------------------------------------------------------- large data
-
-
-@pytest.mark.parametrize("size", [65536, 1 << 20, 8_388_400])
-def test_large_payloads_both_ways(start, size):
-    """More than a pipe holds, in both directions: neither side waits for the other."""
-    handle = start()
-    text = "z" * size
-    for _ in range(2):
-        assert run(handle, "sleep_and_echo", [text]).outputs == [[text]]
-
-
-def test_an_executor_that_answers_before_it_has_read_all(start):
-    """It writes 4 MiB before it reads the other 4 MiB: a handle that did one after the other would hang."""
-    outputs = protocol.encode_payload([protocol.pack("y" * (4 << 20))])
-    head, tail = protocol.response_head(0, len(outputs)), protocol.response_tail(1)
-    script = f"""
-import os
-from struct import unpack
-{READ_AND_WRITE}size, = unpack(">I", read(4))
-write({head!r} + {outputs[:16]!r})
-write(b"y" * {len(outputs) - 16})
-read(size)
-write({tail!r})
-"""
-    assert outputs[16:17] == b"y"
-    handle = start(command=[sys.executable, "-IS", "-c", script])
-    assert run(handle, "t", ["x" * (4 << 20)]) == TaskSuccess(["y" * (4 << 20)], 1)
-
-
-def test_a_request_that_is_too_large_is_not_sent(start):
-    handle = start()
-    for value in ("x" * protocol.FRAME_BODY_MAX, object(), 1 << 64):
-        with pytest.raises(ProtocolError):
-            run(handle, "sleep_and_echo", value)
-    # Nothing was sent, so the executor is still there.
-    assert run(handle, "fibonacci", 10).outputs == [55]
-
-
-# -------------------------------------------------------------------------------------------------------------- its end
-
-
-def test_the_context_manager(executor_command, package_dir):
-    before = open_files()
-    with ExecutorHandle(package_dir, executor_command) as handle:
-        pid = handle.pid
-        assert run(handle, "fibonacci", 10).outputs == [55]
-        assert not is_gone(pid)
-    assert is_gone(pid)
-    assert open_files() == before
-    with pytest.raises(ExecutorGone):
-        run(handle, "fibonacci", 10)
-
-
-def test_the_context_manager_on_an_exception(executor_command, package_dir):
-    with pytest.raises(KeyError), ExecutorHandle(package_dir, executor_command) as handle:
-        raise KeyError
-    assert is_gone(handle.pid)
-
-
-def test_an_interrupted_wait_ends_the_executor(start, monkeypatch):
-    """After KeyboardInterrupt a reply may still come: a handle in that state would mix up replies."""
-    handle = start(command=fake("os.kill(os.getppid(), 2); wait()"))
-    with pytest.raises(KeyboardInterrupt):
-        run(handle, "t")
-    assert is_gone(handle.pid)
-    with pytest.raises(ExecutorGone):
-        run(handle, "fibonacci", 10)
-
-
-def test_shutdown(start):
-    handle = start()
-    assert run(handle, "fibonacci", 10).outputs == [55]
-    assert handle.shutdown() == 0
-    assert is_gone(handle.pid)
-    assert handle.shutdown() == 0
-    handle.close()
-    with pytest.raises(ExecutorGone, match="exit code 0"):
-        run(handle, "fibonacci", 10)
-
-
-def test_shutdown_sends_the_request(start, tmp_path):
-    """It does not only close the pipe."""
-    script = f"import os, sys; open({str(tmp_path / 'got')!r}, 'wb').write(sys.stdin.buffer.read()); sys.exit(4)"
-    handle = start(command=[sys.executable, "-IS", "-c", script])
-    assert handle.shutdown(executor.DEADLINE) == 4
-    assert (tmp_path / "got").read_bytes() == bytes.fromhex("00000004 01000000")
-
-
-def test_shutdown_of_an_executor_that_has_ended(start):
-    handle = start()
-    os.kill(handle.pid, signal.SIGKILL)
-    assert handle.shutdown() == -signal.SIGKILL
-    handle = start(SPIDER_INSTRUMENT_SLEEP_US="60000000")
-    run(handle, "sleep_and_echo", ["x"], timeout=0.1)
-    assert handle.shutdown() == -signal.SIGKILL
-
-
-def test_an_executor_that_does_not_end_is_killed(start):
-    handle = start(command=["sleep", "60"])
-    handle.close(timeout=0.1)
-    assert is_gone(handle.pid)
-    handle = start(command=["sleep", "60"])
-    assert handle.shutdown(timeout=0.1) == -signal.SIGKILL
-
-
-def test_close_lets_the_executor_end_by_itself(executor_command, odd_dir):
-    trace = odd.Trace(odd_dir)
-    with ExecutorHandle(odd_dir, executor_command, {**os.environ, **trace.env}) as handle:
-        handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
-    assert trace.take()[-1] == "unload"
-
-
-def test_stderr(executor_command, package_dir):
-    env = {**os.environ, "RUST_LOG": "info"}
-    with ExecutorHandle(package_dir, executor_command, env, stderr=subprocess.PIPE) as handle:
-        assert run(handle, "fibonacci", 10).outputs == [55]
-        assert b"Executor starts." in handle.stderr.readline()
-
-
-def test_two_executors_at_once(start):
-    first, second = start(), start()
-    assert first.pid != second.pid
-    for n in range(5):
-        assert run(first, "fibonacci", n).outputs == run(second, "fibonacci", n).outputs
-    # One does not hold the other's pipes: it sees the end of its input although the other lives.
-    assert first.shutdown() == 0
-    assert run(second, "fibonacci", 10).outputs == [55]
-
-
-def test_the_environment_is_its_own(start, monkeypatch):
-    monkeypatch.setenv("SPIDER_TDL_PACKAGE_DIR", "/nowhere")
-    assert run(start(), "fibonacci", 10).outputs == [55]
-    assert os.environ["SPIDER_TDL_PACKAGE_DIR"] == "/nowhere"
+        run(handle, "sleep_and_echo", value)
+    assert run(handle, "fibonacci", 10) == [55]
 
 
 @pytest.mark.ours
-def test_the_command_is_this_program_if_none_is_given(package_dir):
-    for directory in (package_dir, str(package_dir), os.fsencode(package_dir)):
-        with ExecutorHandle(directory) as handle:
-            assert run(handle, "fibonacci", 10).outputs == [55]
+def test_the_examples_in_the_docstrings_hold(package_dir):
+    results = doctest.testmod(spider_executor, extraglobs={"package_dir": package_dir})
+    assert (results.attempted > 0, results.failed) == (True, 0)
 
 
-def test_it_does_not_spin(start, monkeypatch):
-    """It waits in the kernel, and wakes up when there is something to do."""
-    waits = []
+# ------------------------------------------------------------------------------------------------------------- replies
 
-    class CountingPoll:
-        def __init__(self):
-            self.poll_object = poll()
 
-        def __getattr__(self, name):
-            return getattr(self.poll_object, name)
+def test_a_reply_may_be_split_at_any_byte(start_fake):
+    """Once at each byte, then at all of them. The rest is written when the handle has read what came before."""
+    handle = start_fake("""
+for cut in list(range(1, len(REPLY))) + [None]:
+    pieces = [bytes((byte,)) for byte in REPLY] if cut is None else [REPLY[:cut], REPLY[cut:]]
+    read(size)
+    for piece in pieces:
+        write(piece)
+        drain()
+    size = read_size() if cut else 0
+""")
+    for _ in range(len(REPLY)):
+        assert run(handle, "t") == ANSWER
 
-        def poll(self, timeout):
-            waits.append(timeout)
-            return self.poll_object.poll(timeout)
 
-    poll = select.poll
-    monkeypatch.setattr(select, "poll", CountingPoll)
-    handle = start(SPIDER_INSTRUMENT_SLEEP_US="300000")
-    assert run(handle, "sleep_and_echo", ["x"]).outputs == [["x"]]
-    assert 1 < len(waits) < 10
+@pytest.mark.parametrize("size", [65536, 1 << 20, 8_388_400])
+def test_large_values_go_both_ways(handle, size):
+    for _ in range(2):
+        assert run(handle, "sleep_and_echo", ["z" * size]) == [["z" * size]]
+
+
+def test_an_executor_may_answer_before_it_has_read_the_request(start_fake):
+    """A handle that wrote all of the request before it reads would block."""
+    reply = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values("y" * (4 << 20))), 1)))
+    head, tail = reply[: reply.index(b"y")], reply[reply.rindex(b"y") + 1 :]
+    handle = start_fake(f'write({head!r} + b"y" * (4 << 20)); read(size); write({tail!r}); wait()')
+    assert run(handle, "t", LARGE) == ["y" * (4 << 20)]
+
+
+@pytest.mark.parametrize("unread", ["os.close(0)", "read(100000); os.close(0)"])
+def test_an_executor_that_stops_reading_may_still_answer(start_fake, unread):
+    assert run(start_fake(f"{unread}; write(REPLY); wait()"), "t", LARGE) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("b'GET / HTTP/1.1'", "expected a frame body of at most 8388608 bytes"),
+        ("b'\\0\\x80\\0\\x01'", "expected a frame body of at most 8388608 bytes"),
+        ("b'\\0\\0\\0\\0'", "expected"),
+        ("b'\\0\\0\\0\\4\\7\\0\\0\\0'", "expected"),
+        ("REPLY + b'x'", "expected one response, found 1 more bytes"),
+        ("REPLY + REPLY", "expected one response, found .* more bytes"),
+    ],
+)
+def test_a_reply_that_breaks_the_protocol_is_an_error_and_ends_the_executor(start_fake, written, text):
+    handle = start_fake(f"write({written}); wait()")
+    with pytest.raises(ProtocolError, match=text):
+        run(handle, "t")
+    assert_ended(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------- timeouts
+
+
+@pytest.mark.parametrize("timeout", [0.3, 0, -1])
+def test_an_executor_that_does_not_answer_in_time_is_killed(start, timeout):
+    handle = start()
+    with pytest.raises(TaskTimeout) as raised:
+        run(handle, "hang", package="crashing", timeout=timeout)
+    assert isinstance(raised.value, TimeoutError)
+    assert_ended(handle)
+    assert handle.close() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "wait()",
+        "write(REPLY[:3]); wait()",
+        "write(REPLY[:20]); wait()",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); wait()",
+        "os.close(1); wait()",
+        # These would answer or end within a timeout that starts anew with an event, and not within the first.
+        "read(size)\nfor at in range(len(REPLY)): write(REPLY[at : at + 1]); time.sleep(0.05)",
+        "for _ in range(40): read(size // 40); time.sleep(0.05)\nread(size % 40); write(REPLY)",
+        "read(size); write(REPLY[:20]); time.sleep(0.4); os.close(1); time.sleep(0.5); os._exit(7)",
+    ],
+)
+def test_one_timeout_holds_for_everything(start_fake, script):
+    handle = start_fake(script)
+    with pytest.raises(TaskTimeout):
+        run(handle, "t", LARGE, timeout=0.6)
+    assert_ended(handle)
+
+
+# -------------------------------------------------------------------------------------------------------------- crashes
+
+
+@pytest.mark.parametrize(
+    ("package", "task", "exit_code", "name"),
+    [
+        ("exiting", "_exit:0", 0, None),
+        ("exiting", "_exit:7", 7, None),
+        ("exiting", "_exit:255", 255, None),
+        ("crashing", "raise:11", None, "SIGSEGV"),
+        ("crashing", "raise:9", None, "SIGKILL"),
+        ("crashing", "raise:40", None, "signal 40"),
+    ],
+)
+def test_a_crash_is_raised_with_its_exit_code_or_its_signal(start, package, task, exit_code, name):
+    before = open_files()
+    handle = start()
+    with pytest.raises(ExecutorCrash, match=name or f"exit code {exit_code}") as raised:
+        run(handle, task, package=package)
+    assert (raised.value.exit_code, raised.value.signal) == (exit_code, name)
+    assert open_files() == before
+    assert_ended(handle)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 20])
+@pytest.mark.parametrize("unread", ["pass", "os.close(0)", "read(100000); os.close(0)"])
+def test_a_crash_is_the_same_wherever_the_exchange_was(start_fake, unread, size):
+    handle = start_fake(f"{unread}; write(REPLY[:{size}]); os._exit(5)")
+    with pytest.raises(ExecutorCrash, match="exit code 5"):
+        run(handle, "t", LARGE)
+    assert_ended(handle)
+
+
+def test_an_executor_that_ended_while_idle_has_crashed(start):
+    handle = start()
+    os.kill(handle.pid, signal.SIGTERM)
+    os.waitid(os.P_PID, handle.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(ExecutorCrash, match="SIGTERM"):
+        run(handle, "sleep_and_echo", LARGE)
+    assert_ended(handle)
+
+
+def test_an_executor_that_the_handle_had_to_kill_has_not_crashed(start_fake):
+    """It closes its stdout and lives on. It gets some seconds to end."""
+    handle = start_fake("os.close(1); wait()")
+    with pytest.raises(TaskTimeout, match="closed its stdout"):
+        handle.execute("p", "t")
+    assert_ended(handle)
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+
+def test_a_second_caller_gets_an_error_at_once_and_the_first_its_own_reply(start_fake, tmp_path):
+    path = tmp_path / "asked"
+    handle = start_fake(f"os.mkfifo({str(path)!r}); open({str(path)!r}).read(); read(size); write(REPLY); wait()")
+    results = []
+    first = threading.Thread(target=lambda: results.append(run(handle, "t", "first")))
+    first.start()
+    executor.wait_for(path.exists, "the first request to arrive")
+    try:
+        for call in (lambda: run(handle, "t", "second"), handle.close):
+            with pytest.raises(RuntimeError, match="another thread"):
+                call()
+    finally:
+        path.write_text("go on")
+        first.join(executor.DEADLINE)
+    assert results == [ANSWER]
+
+
+def test_no_thread_gets_a_reply_to_another_threads_request(handle):
+    wrong, refused, served = [], [], []
+
+    def work(number):
+        for count in range(200):
+            value = f"{number} {count}" * 50
+            try:
+                outputs = handle.execute("buffers", "echo", value, timeout=executor.DEADLINE)
+                (served if outputs == [value] else wrong).append(outputs)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(executor.DEADLINE)
+    assert wrong == []
+    assert served != []
+    assert len(served) + len(refused) == 800
+    assert all("another thread" in text for text in refused)
+
+
+# -------------------------------------------------------------------------------------------------------------- the end
+
+
+def test_close_sends_shutdown_and_returns_the_exit_code(start, tmp_path):
+    script = f"open({str(tmp_path / 'got')!r}, 'wb').write(sys.stdin.buffer.read()); sys.exit(4)"
+    handle = start([sys.executable, "-IS", "-c", f"import sys; {script}"])
+    assert handle.close(executor.DEADLINE) == 4
+    assert (tmp_path / "got").read_bytes() == executor.SHUTDOWN
+    assert_ended(handle)
+
+
+def test_close_lets_the_executor_end_by_itself(executor_command, build_package, tmp_path):
+    build.stage(tmp_path, "odd", odd.build(build_package))
+    trace = odd.Trace(tmp_path)
+    with ExecutorHandle(tmp_path, executor_command, {**os.environ, **trace.env}) as handle:
+        handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
+    assert trace.take()[-1] == "unload"
+    assert handle.close() == handle.shutdown() == 0
+    assert_ended(handle)
+
+
+@pytest.mark.parametrize(("script", "status"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 15)", -15)])
+def test_close_of_an_executor_that_has_ended_returns_its_status(start, script, status):
+    handle = start([sys.executable, "-IS", "-c", f"import os, sys; {script}"])
+    os.waitid(os.P_PID, handle.pid, os.WEXITED | os.WNOWAIT)
+    assert handle.close() == handle.close() == status
+
+
+def test_close_kills_an_executor_that_does_not_end(start_fake):
+    handle = start_fake("wait()")
+    assert handle.close(timeout=0.1) == -signal.SIGKILL
+    assert_ended(handle)
+
+
+@pytest.mark.parametrize("call", [lambda handle: run(handle, "t"), ExecutorHandle.close], ids=["execute", "close"])
+def test_ctrl_c_ends_the_executor(start_fake, call):
+    """A reply may still come after it: a handle that went on would take it for that to the next request."""
+    handle = start_fake("os.kill(os.getppid(), signal.SIGINT); wait()")
+    with pytest.raises(KeyboardInterrupt):
+        call(handle)
+    assert_ended(handle)
+
+
+def test_an_exception_in_the_block_ends_the_executor(executor_command, package_dir):
+    with pytest.raises(KeyError), ExecutorHandle(package_dir, executor_command) as handle:
+        raise KeyError
+    assert_ended(handle)
+
+
+def test_a_handle_that_is_dropped_ends_the_executor(package_dir):
+    handle = ExecutorHandle(package_dir, fake("wait()"))
+    assert run(handle, "t") == ANSWER
+    pid = handle.pid
+    del handle
+    gc.collect()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize(
+    ("command", "stderr", "error", "text"),
+    [
+        (["/nonexistent"], None, FileNotFoundError, "/nonexistent"),
+        ([sys.executable], subprocess.STDOUT, ValueError, "log lines would break the protocol"),
+    ],
+)
+def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir, command, stderr, error, text):
+    with pytest.raises(error, match=text):
+        ExecutorHandle(package_dir, command, stderr=stderr)
+
+
+# ------------------------------------------------------------------------------------ environment, stderr and command
+
+
+@pytest.mark.parametrize("as_type", [str, os.fsencode, lambda path: path])
+def test_the_environment_is_replaced_and_has_the_package_directory(executor_command, package_dir, as_type):
+    env = {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+    with ExecutorHandle(as_type(package_dir), executor_command, env) as handle:
+        (lines,) = run(handle, "environment", package="process")
+    assert sorted(lines.splitlines()) == ["A=1", f"SPIDER_TDL_PACKAGE_DIR={package_dir}"]
+    assert env == {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+
+
+def test_stderr_goes_where_the_caller_says_and_is_readable_after_the_end(executor_command, package_dir, tmp_path):
+    env = {**os.environ, "RUST_LOG": "info"}
+    with ExecutorHandle(package_dir, executor_command, env, stderr=subprocess.PIPE) as handle:
+        assert run(handle, "fibonacci", 10) == [55]
+    with handle.stderr:
+        assert b"Executor exits." in handle.stderr.read()
+    with (tmp_path / "log").open("wb") as log, ExecutorHandle(package_dir, executor_command, env, log) as handle:
+        assert handle.stderr is None
+    assert b"Executor exits." in (tmp_path / "log").read_bytes()
+
+
+@pytest.mark.ours
+def test_the_default_command_is_this_program(package_dir):
+    with ExecutorHandle(package_dir) as handle:
+        assert run(handle, "fibonacci", 10) == [55]
+        with open(f"/proc/{handle.pid}/cmdline", "rb") as file:
+            assert list(map(os.fsdecode, file.read().split(b"\0")[:-1])) == spider_executor.own_command()
+
+
+def test_executors_do_not_hold_each_others_pipes(start):
+    first, second = start(), start()
+    assert run(first, "fibonacci", 10) == run(second, "fibonacci", 10)
+    assert first.close() == 0
+    assert run(second, "fibonacci", 10) == [55]
+
+
+# --------------------------------------------------------------------------------------------------------- odd parents
+
+
+@pytest.fixture
+def parent(executor_command, package_dir, tmp_path):
+    """Run a program that uses handles. Return its exit status and what it said."""
+
+    def parent(script, before="", command=executor_command):
+        program = f"""
+import gc, os, select, signal, subprocess, sys, threading
+sys.path.insert(0, {str(build.ROOT)!r})
+{before}
+from spider_executor import ExecutorHandle
+def run(handle):
+    return handle.execute({TASKS!r}, "fibonacci", 10, timeout={executor.DEADLINE})
+def say(*values):
+    with open({str(tmp_path / "said")!r}, "w") as file:
+        print(*values, file=file)
+def make():
+    return ExecutorHandle({str(package_dir)!r}, {command!r}, stderr=subprocess.DEVNULL)
+{script}
+"""
+        done = subprocess.run([sys.executable, "-c", program], timeout=executor.DEADLINE)
+        return done.returncode, (tmp_path / "said").read_text()
+
+    return parent
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+def test_the_pipes_are_above_2_if_standard_descriptors_are_closed(parent, closed):
+    script = f"""
+for fd in {closed}:
+    os.close(fd)
+with make() as handle:
+    found = [run(handle)]
+    for fd in {closed}:
+        try:
+            os.write(fd, b"print")
+        except OSError as error:
+            found.append(error.errno)
+    say(*found, run(handle))
+"""
+    assert parent(script) == (0, f"[55] {'9 ' * len(closed)}[55]\n")
+
+
+def test_select_may_lack_poll(parent):
+    """eventlet and gevent take it away."""
+    assert parent("with make() as handle: say(run(handle))", "del select.poll, select.epoll") == (0, "[55]\n")
+
+
+@pytest.mark.parametrize(
+    "sibling",
+    ["signal.pause()", "del handle; gc.collect(); os.kill(os.getpid(), signal.SIGSTOP)"],
+    ids=["keeps it", "drops it"],
+)
+def test_a_sibling_with_a_copy_of_the_handle_neither_ends_the_executor_nor_delays_close(parent, sibling):
+    script = f"""
+handle = make()
+sibling = os.fork()
+if sibling == 0:
+    {sibling}
+if "STOP" in {sibling!r}:
+    os.waitpid(sibling, os.WUNTRACED)
+answer = run(handle)
+status = handle.close()
+os.kill(sibling, signal.SIGKILL)
+os.waitpid(sibling, 0)
+say(answer, status)
+"""
+    assert parent(script) == (0, "[55] 0\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("", 0),
+        ("def inner(handle): raise SystemExit(4)\ninner(handle)", 4),
+        ("handle.itself = handle", 0),
+        ("threading.Thread(target=sys.exit).start()", 0),
+    ],
+)
+def test_a_parent_that_ends_without_close_leaves_no_executor(parent, end, status):
+    """This executor does not end when its stdin is closed."""
+    found, said = parent(f"handle = make()\nrun(handle)\nsay(handle.pid)\n{end}", command=fake("wait()"))
+    assert found == status
+    executor.wait_for(lambda: process.is_gone(int(said)), "the executor to end")

@@ -1,16 +1,20 @@
 """The command line as its users call it: a process with arguments, two streams and an exit code.
 
-call(*arguments, stdin=b"", **env)          runs a command to its end
-interrupt(ready, *arguments, **env)         presses Ctrl-C when ready(pid) holds
-Done                                        status, stdout (bytes), stderr (text), complaint (its one line)
+call(*arguments, stdin=b"", shell=LINE, **env)      runs a command to its end; LINE of sh starts it
+call_on_terminal(*arguments, until="", **env)       the same with a terminal; presses Ctrl-C when it shows `until`
+interrupt(ready, *arguments, signals, **env)        sends a signal to the command when ready(pid) holds
+Done                                                status, stdout (bytes), stderr (text), complaint (its one line)
+WITHOUT_RIGHTS, UNREAD_STDOUT                       such LINEs: permissions hold for root; nobody reads stdout
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +23,12 @@ from helpers.build import ROOT
 
 # As the first line of the executable file starts it.
 COMMAND = [sys.executable, "-IS", str(ROOT / "spider_executor.py")]
+
+# Takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from the capabilities that a program can have.
+_DROP = "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]"
+WITHOUT_RIGHTS = f"""exec '{sys.executable}' -c '{_DROP}; os.execv(sys.argv[1], sys.argv[1:])' "$@\""""
+# Writes until the reader has gone, then runs the command and writes its exit code.
+UNREAD_STDOUT = """(exec 3>&1; { trap '' PIPE; while echo; do :; done 2>&-; "$@"; echo $? >&3; } | true)"""
 
 
 class Done(NamedTuple):
@@ -41,10 +51,14 @@ def environment(**changes: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in steering}, **changes}
 
 
-def call(*arguments: object, stdin: bytes = b"", **env: str) -> Done:
+def _command(arguments: tuple[object, ...]) -> list[str]:
+    return [*COMMAND, *map(os.fspath, arguments)]
+
+
+def call(*arguments: object, stdin: bytes = b"", shell: str = 'exec "$@"', **env: str) -> Done:
     """A traceback on stderr fails the test, whatever the test is about."""
     done = subprocess.run(
-        [*COMMAND, *map(os.fspath, arguments)],
+        ["sh", "-c", shell, "sh", *_command(arguments)],
         input=stdin,
         capture_output=True,
         env=environment(**env),
@@ -56,10 +70,41 @@ def call(*arguments: object, stdin: bytes = b"", **env: str) -> Done:
     return Done(done.returncode, done.stdout, stderr)
 
 
-def interrupt(ready: Callable[[int], object], *arguments: object, **env: str) -> Done:
-    """The command leads a process group, which gets SIGINT as a terminal sends it."""
+def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
+    """Its stdout and its stderr are one terminal: the text is in `stderr`."""
+    terminal, its_end = os.openpty()
+    shown, deadline = b"", time.monotonic() + executor.DEADLINE
     with subprocess.Popen(
-        [*COMMAND, *map(os.fspath, arguments)],
+        _command(arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=its_end,
+        stderr=its_end,
+        env=environment(**env),
+        start_new_session=True,
+    ) as process:
+        os.close(its_end)
+        try:
+            while True:
+                assert select.select([terminal], [], [], deadline - time.monotonic())[0], shown
+                try:
+                    shown += os.read(terminal, 65536)
+                except OSError:  # Every process that had the terminal has ended.
+                    break
+                if until and until.encode() in shown:
+                    until = ""
+                    os.killpg(process.pid, signal.SIGINT)
+            status = process.wait(executor.DEADLINE)
+        finally:
+            os.close(terminal)
+            _kill_group(process.pid)
+    assert not until, shown
+    return Done(status, b"", shown.decode("utf-8").replace("\r\n", "\n"))
+
+
+def interrupt(ready: Callable[[int], object], *arguments: object, number: int = signal.SIGINT, **env: str) -> Done:
+    """Only the command gets the signal, not what it has started."""
+    with subprocess.Popen(
+        _command(arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,9 +113,16 @@ def interrupt(ready: Callable[[int], object], *arguments: object, **env: str) ->
     ) as process:
         try:
             executor.wait_for(lambda: ready(process.pid), "the command to be at work")
-            os.killpg(process.pid, signal.SIGINT)
+            process.send_signal(number)
             stdout, stderr = process.communicate(timeout=executor.DEADLINE)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process.pid)
     return Done(process.returncode, stdout, stderr.decode("utf-8"))
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a command and what it has left."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

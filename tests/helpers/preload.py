@@ -1,7 +1,7 @@
 """Libraries for LD_PRELOAD, from tests/packages/preload. Each function returns variables for an executor's environment.
 
 clock(build_package, step)      a monotonic clock that moves so many nanoseconds at each look
-files(build_package, how)       an odd file system: "inodes", "no-dev-null", "early-file"
+files(build_package, how)       an odd file system: "inodes", "no-dev-null", "no-proc", "early-file"
 BufferCounts                    whether each buffer that packages returned was freed once
 """
 

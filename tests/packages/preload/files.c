@@ -3,6 +3,7 @@
  *
  *     inodes        every file has the same device and inode number (the loader does not ask here, and sees the real ones)
  *     no-dev-null   /dev/null does not exist
+ *     no-proc       nothing below /proc can be opened
  *     early-file    if fd 0 or 1 is closed at start, a file that is close-on-exec takes its number, as in libffi 3.5
  */
 #define _GNU_SOURCE
@@ -66,7 +67,8 @@ int open(const char *path, int flags, ...)
     va_start(arguments, flags);
     mode_t mode = flags & (O_CREAT) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
-    if (is_odd("no-dev-null") && strcmp(path, "/dev/null") == 0) {
+    if ((is_odd("no-dev-null") && strcmp(path, "/dev/null") == 0) ||
+        (is_odd("no-proc") && strncmp(path, "/proc/", 6) == 0)) {
         errno = ENOENT;
         return -1;
     }

@@ -1,0 +1,167 @@
+"""The executable file that `make dist/spider-task-executor` makes of the two modules."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+from helpers import build, cli, executor, process
+
+pytestmark = pytest.mark.ours
+
+TASK = ["integration_test_tasks", "fibonacci"]
+
+
+def make(directory, interpreter=sys.executable, **env):
+    """Make the file in a copy of the project. Return its path, the exit status and what make said."""
+    for name in ("Makefile", "protocol.py", "spider_executor.py"):
+        shutil.copy(build.ROOT / name, directory)
+    command = ["make", "-s", f"PYTHON={sys.executable}", f"INTERPRETER={interpreter}", "dist/spider-task-executor"]
+    # `make test` passes its own variables on.
+    env = {**{name: value for name, value in os.environ.items() if "MAKE" not in name and name != "DIST"}, **env}
+    done = subprocess.run(
+        command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=executor.DEADLINE
+    )
+    return directory / "dist" / "spider-task-executor", done.returncode, done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """The file alone in a directory."""
+    directory = tmp_path_factory.mktemp("make")
+    path, status, output = make(directory)
+    assert status == 0, output
+    target = tmp_path_factory.mktemp("bin") / path.name
+    shutil.copy(path, target)
+    shutil.rmtree(directory)
+    return target
+
+
+@pytest.fixture
+def works(package_dir, spawn):
+    """Assert that a command serves, runs and checks."""
+
+    def works(command, **options):
+        served = spawn(command=[*map(os.fspath, command)], **options)
+        assert served.call(*TASK, 10) == [55]
+        assert served.finish() == (b"", 0)
+        for arguments, output in (
+            (["run", *TASK, "10"], b"[55]\n"),
+            (["check", "complex"], b"1 of 1 packages serve\n"),
+        ):
+            done = subprocess.run(
+                [*map(os.fspath, command), *arguments],
+                env=cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir)),
+                stdout=subprocess.PIPE,
+                timeout=executor.DEADLINE,
+                **options,
+            )
+            assert done.returncode == 0
+            assert done.stdout.endswith(output)
+
+    return works
+
+
+def test_it_works_however_it_is_started(works, file, tmp_path):
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
+    for command in ([file], [tmp_path / "link"], ["./link"], [sys.executable, "-IS", file], [sys.executable, "link"]):
+        works(command, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("interpreter", [sys.executable, ""])
+def test_its_first_line_names_the_interpreter(works, tmp_path, interpreter):
+    path, status, output = make(tmp_path, interpreter)
+    assert (status, os.access(path, os.X_OK)) == (0, True), output
+    line = path.read_bytes().partition(b"\n")[0].decode()
+    assert line.startswith(f"#!{interpreter or '/usr/bin/env -S python3'} -IS")
+    assert len(line) <= 255
+    works([path])
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "text"),
+    [
+        ("python3", "expected an absolute path, found 'python3'"),
+        ("../bin/python3", "expected an absolute path"),
+        ("/opt/my python/bin/python3", "expected a path without blanks"),
+        ("/opt/python3\t", "expected a path without blanks"),
+        ("/" + "x" * 254, "too long"),
+    ],
+)
+def test_an_interpreter_that_no_first_line_can_have_is_refused(tmp_path, interpreter, text):
+    path, status, output = make(tmp_path, interpreter)
+    assert status != 0
+    assert "INTERPRETER" in output
+    assert text in output
+    assert not path.exists()
+
+
+def test_equal_sources_give_equal_files(tmp_path):
+    files = []
+    for number, mask in enumerate((0o022, 0o077)):
+        directory = tmp_path / f"{number}"
+        directory.mkdir()
+        for name in ("protocol.py", "spider_executor.py"):
+            (directory / name).touch()
+            os.utime(directory / name, (number * 1e8, number * 1e8))
+        previous = os.umask(mask)
+        try:
+            path, status, output = make(directory, PYTHONHASHSEED=str(number), TZ=f"UTC{number}")
+        finally:
+            os.umask(previous)
+        assert status == 0, output
+        files.append((path.stat().st_mode, path.read_bytes()))
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("useless", [".py", ".pyc"])
+def test_it_works_from_the_bytecode_or_from_the_sources(works, file, tmp_path, useless):
+    """Another Python cannot read the bytecode. Without any source, this Python shows that it does."""
+    target = tmp_path / file.name
+    with file.open("rb") as old, target.open("wb") as new:
+        new.write(old.readline())
+        with zipfile.ZipFile(old) as archive, zipfile.ZipFile(new, "w") as changed:
+            names = archive.namelist()
+            for name in names:
+                is_useless = name.endswith(useless) and not name.startswith("__main__")
+                changed.writestr(name, b"?" * 100 if is_useless else archive.read(name))
+    assert {"protocol.py", "protocol.pyc", "spider_executor.py", "spider_executor.pyc"} < set(names)
+    target.chmod(0o755)
+    works([target])
+
+
+def test_a_handle_from_the_file_starts_the_file(file, package_dir, tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(file)!r})
+from spider_executor import ExecutorHandle
+with ExecutorHandle({str(package_dir)!r}) as handle:
+    assert handle.execute("integration_test_tasks", "fibonacci", 10) == [55]
+    print(open(f"/proc/{{handle.pid}}/cmdline").read())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, timeout=executor.DEADLINE
+    )
+    assert done.returncode == 0
+    assert str(file) in done.stdout.decode()
+
+
+def test_ctrl_c_while_it_starts_kills_it_without_a_traceback(file, package_dir):
+    """From its first line on. What the interpreter does before that is not in the hands of this program."""
+    env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
+    for number in range(20):
+        with subprocess.Popen([file], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+            deadline = time.monotonic() + executor.DEADLINE
+            while "_ctypes" not in process.maps(started.pid):  # It is among the imports.
+                assert time.monotonic() < deadline
+            time.sleep(number * 0.0003)
+            started.send_signal(signal.SIGINT)
+            stderr = started.stderr.read()
+        assert (started.returncode, stderr) == (-signal.SIGINT, b"")
