@@ -104,8 +104,9 @@ test-musl: $(VENV)/.test
 
 bench:
 	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
-	$(PYTHON) tests/overhead_instrument.py
 	$(PYTHON) tests/bench/startup.py
+	$(PYTHON) tests/overhead_instrument.py
+	[ ! -e tests/bench/sdk.py ] || $(PYTHON) tests/bench/sdk.py
 
 soak:
 	$(PYTHON) tests/bench/soak.py
