@@ -1,42 +1,53 @@
 # The commands of this project. `make demo` and `make test` need a Python, a C compiler and nothing else.
 
 PYTHON ?= python3
-CC ?= cc
 ifeq ($(origin CXX),default)
 CXX := c++
 endif
 CFLAGS ?= -O2
 CXXFLAGS ?= -O2
 VENV ?= .venv
+DIST ?= dist
+
 PACKAGES := build/tdl_packages
+HEADERS := $(wildcard native/*.h native/*.hpp)
+LIBRARIES := $(patsubst native/%.c,build/lib%.so,$(wildcard native/*.c))
+# Without a C++ compiler, only the packages in C are built.
+ifneq ($(shell command -v $(CXX)),)
+LIBRARIES += $(patsubst native/%.cpp,build/lib%.so,$(wildcard native/*.cpp))
+endif
 
-# A group of pyproject.toml as arguments for pip; the pip of CPython 3.8 cannot read one itself.
-group = $(shell sed -n '/^$(1) = \[/,/^\]/s/^ *"\(.*\)",$$/"\1"/p' pyproject.toml)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+EXECUTABLE := $(DIST)/spider-task-executor
+STAGE := build/$(DIST)
+# A path with a blank would be two words for make.
+export INTERPRETER
 
-.PHONY: demo packages test test-dist test-aarch64 lint bench soak fuzz dist clean
+.PHONY: demo packages test test-dist test-aarch64 test-musl lint bench soak fuzz dist clean $(EXECUTABLE)
 
 demo: packages
 	$(PYTHON) -m spider_executor run --package-dir $(PACKAGES) integration_test_tasks fibonacci 30
 
-# $(1) a source file, $(2) its package, $(3) what compiles it
-define package
-packages: $(PACKAGES)/$(2)/lib$(2).so
-$(PACKAGES)/$(2)/lib$(2).so: $(1) native/spider_tdl.h
-	@mkdir -p $$(@D)
-	$(3) -fPIC -shared -o $$@ $$<
-endef
-$(foreach source,$(wildcard native/*.c),$(eval $(call package,$(source),$(basename $(notdir $(source))),$(CC) $(CFLAGS))))
-ifneq ($(shell command -v $(CXX)),)
-$(foreach source,$(wildcard native/*.cpp),$(eval $(call package,$(source),$(basename $(notdir $(source))),$(CXX) -std=c++17 $(CXXFLAGS))))
-endif
+packages: $(LIBRARIES)
+	@for library in $^; do \
+		name=$${library#build/lib} && name=$${name%.so} && mkdir -p $(PACKAGES)/$$name && \
+		cp --remove-destination $$library $(PACKAGES)/$$name || exit; \
+	done
 
-$(VENV)/.test: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,test)
-	@touch $@
+build/lib%.so: native/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC -shared -o $@ $<
 
-$(VENV)/.lint: pyproject.toml $(VENV)/.test
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,lint)
+build/lib%.so: native/%.cpp $(HEADERS)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 $(CXXFLAGS) -fPIC -shared -o $@ $<
+
+# dependency-groups reads the groups of pyproject.toml on every Python; the newest pip for CPython 3.8 cannot.
+$(VENV)/.%: pyproject.toml
+	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	$(PIP) install dependency-groups
+	$(VENV)/bin/python -m dependency_groups $* >$(VENV)/$*.txt
+	$(PIP) install --requirement $(VENV)/$*.txt
 	@touch $@
 
 test: $(VENV)/.test
@@ -47,44 +58,62 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# The executable file; INTERPRETER=/absolute/path/to/python3 makes it start faster, and without env.
-dist/spider-task-executor: FORCE
-	$(PYTHON) .ci/executable.py $@ $(INTERPRETER)
-
-FORCE:
-
-$(VENV)/.dist: pyproject.toml $(VENV)/.test
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(call group,dist)
-	@touch $@
+# The first line starts INTERPRETER, or without one the python3 that env finds. Linux reads at most 255 bytes of it.
+# The bytecode is for INTERPRETER if it is on this machine, otherwise for PYTHON. Other Pythons use the sources.
+# Equal sources and Pythons give equal files: no times, modes, paths or hash seeds of this run are in them, and the order
+# of the files is fixed (before CPython 3.12, zipapp takes the order of the directory).
+$(EXECUTABLE):
+	@case $$INTERPRETER in \
+		*[[:space:]]*) echo "INTERPRETER: expected a path without blanks, found '$$INTERPRETER'"; exit 1;; \
+		""|/*) ;; \
+		*) echo "INTERPRETER: expected an absolute path, found '$$INTERPRETER'"; exit 1;; \
+	esac
+	@rm -rf $(STAGE) && mkdir -p $(STAGE) $(@D)
+	@start=$$($(PYTHON) -c 'import spider_executor; print(spider_executor.START)') && \
+	if [ "$$INTERPRETER" ]; then \
+		printf '%s -ISc%s' "$$INTERPRETER" "$$start"; \
+	else \
+		printf '/usr/bin/env -S python3 -ISc "%s"' "$$start"; \
+	fi >$(STAGE)/line
+	@size=$$(($$(wc -c <$(STAGE)/line) + 2)); [ $$size -le 255 ] || \
+		{ echo "INTERPRETER: too long; the first line has $$size bytes, and Linux reads 255"; exit 1; }
+	cp protocol.py spider_executor.py $(STAGE)
+	echo 'import sys, spider_executor; sys.exit(spider_executor.main())' >$(STAGE)/__main__.py
+	cd $(STAGE) && PYTHONHASHSEED=0 $(or $(wildcard $(INTERPRETER)),$(PYTHON)) -m compileall -qb \
+		--invalidation-mode unchecked-hash protocol.py spider_executor.py
+	cd $(STAGE) && chmod 644 *.py *.pyc && TZ=UTC touch -t 198001010000 *.py *.pyc
+	cd $(STAGE) && TZ=UTC $(PYTHON) -c 'import sys, zipfile as z; a = z.ZipFile("zip", "w"); [a.write(f) for f in sys.argv[1:]]; a.close()' \
+		__main__.py protocol.py protocol.pyc spider_executor.py spider_executor.pyc
+	$(PYTHON) -m zipapp $(STAGE)/zip --output $@ --python "$$(cat $(STAGE)/line)"
+	chmod 755 $@
 
 # A fixed date in the archives: equal sources give equal files.
-dist: dist/spider-task-executor $(VENV)/.dist
-	@mkdir -p build
-	rm -f dist/*.whl dist/*.tar.gz
-	SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m build --outdir dist . >build/dist.log || { cat build/dist.log; exit 1; }
-	@ls dist
+dist: $(EXECUTABLE) $(VENV)/.dist
+	rm -f $(DIST)/*.whl $(DIST)/*.tar.gz
+	SOURCE_DATE_EPOCH=315532800 $(VENV)/bin/python -m build --outdir $(DIST) . >build/dist.log || { cat build/dist.log; exit 1; }
+	@ls $(DIST)
 
-test-dist: dist packages $(VENV)/.lint
-	.ci/test-dist $(VENV)/bin/mypy $(PACKAGES)
+test-dist: dist packages
+	.ci/test-dist $(PACKAGES)
 
 test-aarch64: $(VENV)/.test
-	PIP="$(VENV)/bin/python -m pip" tests/aarch64/run.sh $(PYTEST_ARGS)
+	PYTHON=$(abspath $(VENV))/bin/python tests/aarch64/run.sh $(PYTEST_ARGS)
 
-bench: packages build/bench/bench_sdk
+test-musl: $(VENV)/.test
+	PYTHON=$(abspath $(VENV))/bin/python tests/musl/run.sh $(PYTEST_ARGS)
+
+bench:
 	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
+	$(PYTHON) tests/bench/startup.py
 	$(PYTHON) tests/overhead_instrument.py
-	build/bench/bench_sdk
+	[ ! -e tests/bench/sdk.py ] || $(PYTHON) tests/bench/sdk.py
 
-build/bench/bench_sdk: tests/sdk/bench_sdk.c native/spider_tdl.h
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -o $@ $<
+soak:
+	$(PYTHON) tests/bench/soak.py
 
 # What `make test` does in short: 20,000 mutated streams, and a million calls of tasks that return odd buffers.
 fuzz: $(VENV)/.test
 	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_stream_fuzz.py tests/test_hostile_tasks.py -k "streams or leaks"
-
-soak:
-	$(PYTHON) tests/bench/soak.py
 
 clean:
 	rm -rf build dist $(VENV)

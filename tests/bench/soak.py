@@ -2,8 +2,8 @@
 
     python tests/bench/soak.py [--quick]
 
-Prints one table. Memory and descriptors have limits, and the exit status is 1 if one is not met. Times have none: they
-are for reading. Each comes from two executors, one with a short past and one with a long one, that take turns.
+Prints one table. Memory and descriptors have limits, and the exit code is 1 if one is exceeded. Times have none. Each
+comes from two executors that take turns, one that has done little and one that has done much.
 """
 
 from __future__ import annotations
@@ -11,164 +11,111 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import ExitStack
-from typing import NamedTuple, Sequence
+from typing import Sequence
 
 import harness
-from harness import Driver, Peer, Progress, percentile
+from harness import ECHO, Driver, Peer, percentile
 
 import protocol
+from spider_executor import own_command
 
 GROWTH_LIMIT_KIB = 1024
 BLOCK = 1000
-ROUNDS = 20
 ONE = protocol.pack_values(1)
 
 
-class Effort(NamedTuple):
-    requests: int
-    settled: int
-    """The request from which on memory is not to grow."""
-    large_requests: int
-    large_settled: int
-    packages: int
-    tasks: int
-
-
-FULL = Effort(1_000_000, 10_000, 10_000, 1_000, 500, 10_000)
-QUICK = Effort(100_000, 10_000, 1_000, 200, 50, 10_000)
-
-
-class Row(NamedTuple):
-    subject: str
-    measure: str
-    before: str
-    after: str
-    limit: str = ""
-    verdict: str = ""
-
-
-def package_name(number: int) -> str:
-    return f"echo_{number:04d}"
-
-
-def build_packages(count: int) -> None:
-    """Packages of one build that differ in the name they declare."""
-    image = harness.library_path(harness.ECHO).read_bytes()
-    for number in range(count):
-        name = package_name(number)
-        path = harness.library_path(name)
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            with harness.replacing(path) as made:
-                made.write_bytes(image.replace(harness.ECHO.encode(), name.encode()))
-
-
-def frame(package: str = harness.ECHO, task: str = "echo", inputs: bytes = ONE) -> bytes:
+def frame(package: str = ECHO, task: str = "echo", inputs: bytes = ONE) -> bytes:
     return harness.request_frame(package, task, inputs)
 
 
+def build_packages(count: int) -> list[str]:
+    """Make packages of one build that differ in the name that they declare. Return their names."""
+    image = harness.library_path(ECHO).read_bytes()
+    names = [f"echo_{number:04d}" for number in range(count)]
+    for name in names:
+        path = harness.library_path(name)
+        if not path.exists():
+            with harness.replacing(path) as made:
+                made.write_bytes(image.replace(ECHO.encode(), name.encode()))
+    return names
+
+
 class Soak:
-    def __init__(self, driver: Driver, progress: Progress) -> None:
-        self._driver, self._progress = driver, progress
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.driver = Driver()
+        self.rows: list[list[str]] = []
+        self.exceeded = False
 
     def send(self, peer: Peer, frames: Sequence[bytes], count: int) -> None:
         for done in range(0, count, BLOCK):
-            self._driver.run(peer, frames, min(BLOCK, count - done))
+            self.driver.run(peer, frames, min(BLOCK, count - done))
 
-    def compare(self, subject: str, young: Peer, old: Peer, young_frames: list[bytes], old_frames: list[bytes]) -> Row:
-        """P50 of the round trips of two executors that take turns."""
-        self._progress.step(subject)
+    def growth(self, subject: str, peer: Peer, frames: list[bytes], settled: int, requests: int) -> None:
+        """Compare what the executor holds at request `settled` and at the last one."""
+        harness.progress(subject)
+        self.send(peer, frames, settled)
+        before = peer.kib("smaps_rollup", "Rss"), peer.descriptors()
+        self.send(peer, frames, requests - settled)
+        after = peer.kib("smaps_rollup", "Rss"), peer.descriptors()
+        measures = ("resident memory, KiB", GROWTH_LIMIT_KIB), ("open descriptors", 0)
+        for (measure, limit), old, new in zip(measures, before, after):
+            name = f"{measure}, since request {settled:,}"
+            verdict = "met" if new - old <= limit else "exceeded"
+            self.exceeded |= new - old > limit
+            self.rows.append([subject, name, str(old), f"{new} ({new - old:+d})", f"+{limit}", verdict])
+
+    def compare(self, subject: str, young: Peer, old: Peer, young_frames: list[bytes], old_frames: list[bytes]) -> None:
+        """Compare the round trips of two executors that take turns."""
+        harness.progress(subject)
         times: list[list[int]] = [[], []]
-        for at in range(ROUNDS):
+        for at in range(self.rounds):
             turns = [(young, young_frames, times[0]), (old, old_frames, times[1])]
             for peer, frames, into in turns if at % 2 else turns[::-1]:
-                # Each frame once per block at least, so that a block sees all of them.
-                into += self._driver.run(peer, frames, max(BLOCK, len(frames)))[0].round_trip_ns
+                # A block has each frame at least once.
+                into += self.driver.run(peer, frames, max(BLOCK, len(frames)))[0].round_trip_ns
         before, after = (percentile(taken, 50) / 1000 for taken in times)
-        ratio = f"{after:.1f} ({after / before:.2f}×)"
-        return Row(subject, "round trip P50, µs", f"{before:.1f}", ratio)
+        row = [subject, "round trip P50, µs", f"{before:.1f}", f"{after:.1f} ({after / before:.2f}×)", "", ""]
+        self.rows.append(row)
 
-    def requests(self, effort: Effort) -> list[Row]:
-        """1,000 requests answered, and very many."""
-        one = [frame()]
+    def many_requests(self, requests: int) -> None:
         with ExitStack() as stack:
-            young, old = (stack.enter_context(Peer(harness.executor_command())) for _ in range(2))
-            self.send(young, one, 1000)
-            kept = self.kept(f"{count(effort.requests)} tiny requests", old, one, effort.settled, effort.requests)
-            subject = f"1,000 and {count(effort.requests)} requests answered"
-            return [self.compare(subject, young, old, one, one), *kept]
+            young, old = (stack.enter_context(Peer(own_command())) for _ in range(2))
+            self.send(young, [frame()], 1000)
+            self.growth(f"{requests:,} tiny requests", old, [frame()], 10_000, requests)
+            self.compare(f"1,000 and {requests:,} requests answered", young, old, [frame()], [frame()])
 
-    def kept(self, subject: str, peer: Peer, frames: list[bytes], settled: int, requests: int) -> list[Row]:
-        """What the executor holds at request `settled`, and at the last one."""
-        self.send(peer, frames, settled)
-        memory, descriptors = harness.resident_kib(peer.pid), harness.descriptors(peer.pid)
-        steps = 10
-        for _ in range(steps):
-            self._progress.step(subject)
-            self.send(peer, frames, (requests - settled) // steps)
-        grown, held = harness.resident_kib(peer.pid), harness.descriptors(peer.pid)
-        since = f"since request {count(settled)}"
-        return [
-            Row(
-                subject,
-                f"resident memory, KiB, {since}",
-                str(memory),
-                f"{grown} ({grown - memory:+d})",
-                f"+{GROWTH_LIMIT_KIB}",
-                verdict(grown - memory < GROWTH_LIMIT_KIB),
-            ),
-            Row(subject, f"open descriptors, {since}", str(descriptors), str(held), "+0", verdict(held <= descriptors)),
-        ]
+    def many_large_requests(self, settled: int, requests: int) -> None:
+        with Peer(own_command()) as peer:
+            large = [frame(inputs=protocol.pack_values(bytes(1 << 20)))]
+            self.growth(f"{requests:,} requests of 1 MiB", peer, large, settled, requests)
 
-    def large_requests(self, effort: Effort) -> list[Row]:
-        one = [frame(inputs=harness.bytes_payload(1024 * 1024))]
-        with Peer(harness.executor_command()) as peer:
-            subject = f"{count(effort.large_requests)} requests of 1 MiB"
-            return self.kept(subject, peer, one, effort.large_settled, effort.large_requests)
-
-    def many(self, what: str, frames: list[bytes]) -> list[Row]:
+    def many_names(self, what: str, frames: list[bytes]) -> None:
         """One package or task used, and many: asked for the same one again, and for each of them in turn."""
         one = frames[:1]
         with ExitStack() as stack:
-            young, old = (stack.enter_context(Peer(harness.executor_command())) for _ in range(2))
+            young, old = (stack.enter_context(Peer(own_command())) for _ in range(2))
             self.send(young, one, len(frames))
             self.send(old, frames, len(frames))
-            subject = f"1 and {count(len(frames))} {what}"
-            return [
-                self.compare(subject + ", the same again", young, old, one, one),
-                self.compare(subject + ", each in turn", young, old, one, frames),
-            ]
-
-
-def count(number: int) -> str:
-    return f"{number:,}"
-
-
-def verdict(met: bool) -> str:
-    return "met" if met else "not met"
-
-
-def measure(effort: Effort) -> list[Row]:
-    with Progress(25) as progress:
-        soak = Soak(Driver(), progress)
-        return [
-            *soak.requests(effort),
-            *soak.large_requests(effort),
-            *soak.many("packages loaded", [frame(package_name(number)) for number in range(effort.packages)]),
-            *soak.many("task names used", [frame(task=f"task_{number}") for number in range(effort.tasks)]),
-        ]
+            subject = f"1 and {len(frames):,} {what}"
+            self.compare(f"{subject}, the same again", young, old, one, one)
+            self.compare(f"{subject}, each in turn", young, old, one, frames)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Show that an executor's past makes it neither slower nor larger.")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the requests")
-    effort = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument("--quick", action="store_true", help="a fraction of the requests: shows that it runs")
+    divisor = 25 if parser.parse_args().quick else 1
     harness.build()
-    build_packages(effort.packages)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    rows = measure(effort)
-    print(harness.markdown_table(["executor", "measure", "before", "after", "at most", ""], rows), end="")
-    return 1 if any(row.verdict == "not met" for row in rows) else 0
+    soak = Soak(50 // divisor)
+    soak.many_requests(1_000_000 // divisor)
+    soak.many_large_requests(200, 10_000 // divisor)
+    soak.many_names("packages loaded", [frame(package=name) for name in build_packages(500 // divisor)])
+    soak.many_names("task names used", [frame(task=f"task_{number}") for number in range(10_000 // divisor)])
+    harness.progress("")
+    print(harness.markdown_table(["executor", "measure", "before", "after", "at most", ""], soak.rows), end="")
+    return int(soak.exceeded)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-../spider_executor.py
