@@ -500,4 +500,4 @@ def test_stdout_is_closed_between_requests(spawn):
     child.close_output()
     child.send(ECHO)
     assert child.wait() == 1
-    assert only_error(child) == {"message": "The parent no longer reads responses."}
+    assert only_error(child)["message"] == "The parent no longer reads responses."
