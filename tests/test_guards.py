@@ -25,10 +25,10 @@ def group(spawn):
 
 def check_error(child, message, call=None):
     """The log has one ERROR line. It starts with this message and names the call, if any."""
-    (error,) = child.errors()
-    assert error["fields"].pop("message").startswith(message)
-    assert call is None or call in error["fields"].values()
-    return error["fields"]
+    fields = child.only_error()
+    assert fields["message"].startswith(message)
+    assert call is None or call in fields.values()
+    return fields
 
 
 # -------------------------------------------------------------------------------------------------------------- crashes
@@ -90,13 +90,14 @@ def test_what_a_task_printed_survives_its_crash(spawn):
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("flag", ["-DCONSTRUCTOR=abort()", "-DINIT=(abort(),number(0))"])
-def test_a_crash_while_a_package_loads_names_it(spawn, build_package, tmp_path, flag):
-    build.stage(tmp_path, "odd", odd.build(build_package, flag))
+@pytest.mark.parametrize(("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)])
+@pytest.mark.parametrize("flag", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
+def test_a_crash_or_exit_while_a_package_loads_names_it(spawn, build_package, tmp_path, flag, end, status):
+    build.stage(tmp_path, "odd", odd.build(build_package, flag.format(end)))
     child = spawn(tmp_path)
     child.send(request("odd", "answer"))
-    assert child.read_to_end() == (b"", -signal.SIGABRT)
-    assert "in odd (loading)\n" in child.stderr()
+    assert child.read_to_end() == (b"", status)
+    assert "odd (loading)" in child.stderr()
 
 
 @pytest.mark.ours
@@ -121,16 +122,6 @@ def test_exit_in_a_task_is_no_clean_end(group, task):
     group.send(request("exiting", task))
     assert group.read_to_end() == (b"", 1)
     check_error(group, "Native code called exit.", f"exiting::{task}")
-
-
-@pytest.mark.ours
-@pytest.mark.parametrize("flag", ["-DCONSTRUCTOR=exit(0)", "-DINIT=(exit(0),number(0))"])
-def test_exit_while_a_package_loads(spawn, build_package, tmp_path, flag):
-    build.stage(tmp_path, "odd", odd.build(build_package, flag))
-    child = spawn(tmp_path)
-    child.send(request("odd", "answer"))
-    assert child.read_to_end() == (b"", 1)
-    check_error(child, "Native code called exit.", "odd (loading)")
 
 
 @pytest.mark.parametrize("status", [0, 7])
@@ -159,14 +150,6 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
         child.kill()
         ended += 1
     assert ended
-
-
-@pytest.mark.parametrize("status", [0, 5])
-def test_a_child_may_exit(group, status):
-    assert group.call("forking", f"exit_in_child:{status}") == [status]
-    assert group.serves()
-    assert group.finish() == (b"", 0)
-    assert group.stderr() == ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- fork
@@ -208,9 +191,11 @@ def test_a_child_that_returns_from_loading_never_answers(spawn, build_package, t
     check_ended_child(child)
 
 
-@pytest.mark.parametrize("task", ["fork_twice", "close_and_fork"])
-def test_a_child_that_forks(group, task):
-    assert group.call("forking", task) == [0]
+@pytest.mark.parametrize(
+    ("task", "status"), [("exit_in_child:0", 0), ("exit_in_child:5", 5), ("fork_twice", 0), ("close_and_fork", 0)]
+)
+def test_a_child_may_exit_or_fork(group, task, status):
+    assert group.call("forking", task) == [status]
     assert group.serves()
     assert group.finish() == (b"", 0)
     assert group.stderr() == ""
@@ -351,39 +336,19 @@ def test_every_thread_but_the_main_one_blocks_all_signals(spawn):
     assert expected <= process.blocked_signals(child.pid, watchdog)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.ours)])
-def test_the_parent_can_end_an_executor_that_blocks_all_signals(spawn, number):
-    """SIGTERM waits for ever; SIGKILL does not."""
-    child = spawn()
-    assert child.call("signals", "block_all") == [1]
-    child.process.send_signal(number)
-    if number == signal.SIGTERM:
-        assert child.serves()
-        child.process.kill()
-    assert child.read_to_end() == (b"", -signal.SIGKILL)
-
-
 # ----------------------------------------------------------------------------------------------------- what tasks leave
 
 
-@pytest.mark.parametrize(
-    ("package", "task"),
-    [
-        ("process", "threads:8"),
-        ("signals", "block_all"),
-        # Spider's executor unloads the package before it exits, and the next signal's handler is gone.
-        pytest.param("signals", "interrupt", marks=pytest.mark.ours),
-        pytest.param("process", "change_directory", marks=pytest.mark.ours),
-        ("process", "change_environment"),
-        ("process", "clear_environment"),
-        ("process", "change_umask"),
-        ("process", "change_locale"),
-        ("signals", "restore_defaults"),
-    ],
-)
-def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, package, task):
+# Spider's executor loses a relative package directory, and unloads the handler of a timer's signals before it exits.
+LEFT = "threads:8 change_environment clear_environment change_umask change_locale block_all restore_defaults"
+OURS_LEFT = [pytest.param(task, marks=pytest.mark.ours) for task in ("interrupt", "change_directory")]
+
+
+@pytest.mark.parametrize("task", [*LEFT.split(), *OURS_LEFT])
+def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task):
     # A relative package directory, which the process's own no longer leads to if a task has changed it.
     child = spawn(package_dir.name, cwd=str(package_dir.parent))
+    package = "signals" if task in ("block_all", "interrupt", "restore_defaults") else "process"
     assert child.call(package, task) == [1]
     for _ in range(100):
         assert child.serves()
