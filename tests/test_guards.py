@@ -336,6 +336,18 @@ def test_every_thread_but_the_main_one_blocks_all_signals(spawn):
     assert expected <= process.blocked_signals(child.pid, watchdog)
 
 
+@pytest.mark.parametrize(("size", "count"), [(30_000, 10), (8_000_000, 1)])
+def test_a_signal_that_interrupts_a_write_costs_no_byte(spawn, size, count):
+    """The pipe is full when a timer's signal comes, so a part of a reply has been written."""
+    child = spawn()
+    assert child.call("signals", "interrupt") == [1]
+    child.send(request("buffers", f"filled:{size}") * count)
+    executor.wait_for(lambda: select.select([child.process.stdout], [], [], 0)[0], "a reply")
+    time.sleep(0.05)
+    for _ in range(count):
+        assert child.receive().outcome.outputs == (bytes(range(251)) * (size // 251 + 1))[:size]
+
+
 # ----------------------------------------------------------------------------------------------------- what tasks leave
 
 
