@@ -1,154 +1,87 @@
-"""The logs: which lines RUST_LOG lets through, and that every line is one JSON object."""
+"""The logs: what RUST_LOG lets through, one JSON object per line, and a stderr that is full, broken or closed."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
-import signal
+import select
 import socket
 import time
 
 import pytest
-from helpers import build, executor, odd
+from helpers import build, executor, process
+from helpers.executor import request
 
-from spider_executor import DEBUG, ERROR, INFO, TRACE, WARN, Log, parse_log_filter
-
-OFF = 0
 STARTS, SHUTDOWN, EXITS = "Executor starts.", "Received shutdown request.", "Executor exits."
+OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
 
-# What RUST_LOG says to a program whose target is spider_task_executor.
-FILTERS = [
-    ("error", ERROR),
-    ("warn", WARN),
-    ("info", INFO),
-    ("debug", DEBUG),
-    ("trace", TRACE),
-    ("off", OFF),
-    ("INFO", INFO),
-    ("Off", OFF),
-    ("wArN", WARN),
-    ("0", OFF),
-    ("1", ERROR),
-    ("2", WARN),
-    ("3", INFO),
-    ("4", DEBUG),
-    ("5", TRACE),
-    ("spider=info", INFO),
-    ("spider_task_executor=info", INFO),
-    ("spider_task_executor=3", INFO),
-    ("spider_task_executor=INFO", INFO),
-    ("s=info", INFO),
-    ("spider_task_executor", TRACE),
-    ("spider", TRACE),
-    # The longest match wins, wherever it stands.
-    ("info,spider=off", OFF),
-    ("spider=off,info", OFF),
-    ("spider=off,spider_task_executor=info", INFO),
-    ("spider_task_executor=info,spider=off", INFO),
-    ("off,spider_task=info,spider=warn", INFO),
-    ("trace,spider_task_executor=error,spider_task=trace", ERROR),
-    # Among equals, the last.
-    ("info,off", OFF),
-    ("off,info", INFO),
-    ("spider=info,spider=error", ERROR),
-    # What is for others does not matter to it.
-    ("info,tokio=off", INFO),
-    ("info,spider_task_executor_x=off", INFO),
-    ("info,spider_task_executor::serve=off", INFO),
-    ("info,xspider=off", INFO),
-    ("tokio=trace,hyper=debug,warn", WARN),
-    ("info,", INFO),
-    (",info,,", INFO),
+# The level of this program, and values of RUST_LOG that give it. The longest match wins; among equals, the last.
+LEVELS = {
+    OFF: "off 0 spider_task_executor=off info,spider=off spider=off,info info,off",
+    ERROR: "error 1 spider=info,spider=error trace,spider_task_executor=error,spider_task=trace",
+    WARN: "warn wArN 2 tokio=trace,hyper=debug,warn",
+    INFO: "info INFO 3 spider=info s=info spider_task_executor=INFO spider_task_executor=3 info, ,info,, off,info"
+    " spider=off,spider_task_executor=info spider_task_executor=info,spider=off off,spider_task=info,spider=warn"
+    " info,tokio=off info,xspider=off info,spider_task_executor_x=off info,spider_task_executor::serve=off",
+    DEBUG: "debug 4",
+    TRACE: "trace 5 spider spider_task_executor",
+}
+FILTERS = [(text, level) for level, texts in LEVELS.items() for text in texts.split()]
+# Spider's executor takes these in another way.
+OWN_LEVELS = {
+    ERROR: [None, "", ",", "   ", "tokio=trace", "other", "tokio=off"],
+    INFO: [" info ", "  spider = info , tokio = trace ", "off, info"],
+    DEBUG: ["warn , spider_task_executor = debug"],
+}
+OWN_FILTERS = [(text, level) for level, texts in OWN_LEVELS.items() for text in texts]
+# Directives that cannot be parsed.
+BAD = [
+    "verbose=",
+    "=info",
+    "=",
+    "spider=loud",
+    "spider=6",
+    "spider=-1",
+    "a b",
+    "x=y=z",
+    "?",
+    '"\\"',
+    "\udcff\udcfe=info",
 ]
-# What Spider's own executor takes in another way.
-OWN_FILTERS = [
-    ("", ERROR),
-    (",", ERROR),
-    ("   ", ERROR),
-    ("tokio=trace", ERROR),
-    ("other", ERROR),
-    ("tokio=off", ERROR),
-    (" info ", INFO),
-    ("  spider = info , tokio = trace ", INFO),
-    ("warn , spider_task_executor = debug", DEBUG),
-    ("off, info", INFO),
-]
-
-
-@pytest.mark.parametrize(("text", "level"), FILTERS + OWN_FILTERS)
-def test_filter(text, level):
-    assert parse_log_filter(text) == (level, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "level", "bad"),
-    [
-        ("verbose=", ERROR, ["verbose="]),
-        ("=info", ERROR, ["=info"]),
-        ("=", ERROR, ["="]),
-        ("spider=loud", ERROR, ["spider=loud"]),
-        ("spider=6", ERROR, ["spider=6"]),
-        ("spider=-1", ERROR, ["spider=-1"]),
-        ("a b", ERROR, ["a b"]),
-        ("info,spider=loud", INFO, ["spider=loud"]),
-        ("spider=loud,info", INFO, ["spider=loud"]),
-        ("x=y=z,spider=debug,?", DEBUG, ["x=y=z", "?"]),
-    ],
-)
-def test_a_directive_that_cannot_be_parsed_is_skipped(text, level, bad):
-    assert parse_log_filter(text) == (level, bad)
-
-
-# ----------------------------------------------------------------------------------------------------- real executors
-
-# An empty body is an error; it comes behind the INFO line of the start.
-EMPTY_BODY = bytes(4)
 
 
 @pytest.mark.parametrize(("text", "level"), FILTERS)
 def test_rust_log(spawn, text, level):
     child = spawn(env={"RUST_LOG": text})
     assert child.finish() == (b"", 0)
-    shown = [line["fields"]["message"] for line in child.log_lines() if line["level"] in ("INFO", "WARN", "ERROR")]
-    assert shown == ([STARTS, EXITS] if level >= INFO else [])
+    lines = [line["fields"]["message"] for line in child.log_lines() if line["level"] in ("INFO", "WARN", "ERROR")]
+    assert lines == ([STARTS, EXITS] if level >= INFO else [])
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("text", "level"), [("error", ERROR), ("warn", WARN), ("off", OFF), ("0", OFF), *OWN_FILTERS])
-def test_rust_log_and_errors(spawn, text, level):
-    child = spawn(env={"RUST_LOG": text})
-    assert child.finish(EMPTY_BODY) == (b"", 1)
-    levels = [line["level"] for line in child.log_lines()]
-    assert levels == ["INFO"] * (level >= INFO) + ["ERROR"] * (level >= ERROR)
+@pytest.mark.parametrize(
+    ("text", "level", "bad"),
+    [
+        *((text, level, []) for text, level in FILTERS + OWN_FILTERS),
+        *((text, ERROR, [text]) for text in BAD),
+        (",".join([*BAD, "debug"]), DEBUG, BAD),
+        (f"off,{BAD[0]}", OFF, BAD[:1]),
+    ],
+)
+def test_each_level_has_its_lines_and_each_bad_directive_a_warning(spawn, tmp_path, text, level, bad):
+    """The executor has no package directory, answers one request, and gets rubbish."""
+    child = spawn(tmp_path / "none", env={"RUST_LOG": text})
+    assert child.finish(request("none", "task") + bytes(4))[1] == 1
+    lines = child.log_lines()
+    warnings = [line for line in lines if "RUST_LOG" in line["fields"]["message"]]
+    assert [(line["level"], line["fields"]["directive"]) for line in warnings] == [("WARN", text) for text in bad]
+    life = [("INFO", INFO), ("WARN", WARN), ("DEBUG", DEBUG), ("ERROR", ERROR)]
+    assert [line["level"] for line in lines if line not in warnings] == [name for name, at in life if level >= at]
 
 
-@pytest.mark.ours
-def test_rust_log_unset(spawn):
-    child = spawn(env={"RUST_LOG": None})
-    assert child.finish(EMPTY_BODY) == (b"", 1)
-    assert [line["level"] for line in child.log_lines()] == ["ERROR"]
-
-
-@pytest.mark.ours
-@pytest.mark.parametrize("level", ["", "info,", "off,"])
-def test_one_warning_for_each_bad_directive(spawn, level):
-    """Whatever the filter says."""
-    child = spawn(env={"RUST_LOG": level + 'spider=loud, "quoted\\",tokio=info'})
-    assert child.finish() == (b"", 0)
-    warnings = [line["fields"] for line in child.log_lines() if line["level"] == "WARN"]
-    assert [warning["directive"] for warning in warnings] == ["spider=loud", '"quoted\\"']
-    assert all("RUST_LOG" in warning["message"] for warning in warnings)
-
-
-@pytest.mark.ours
-def test_a_filter_that_is_no_utf8(spawn):
-    child = spawn(env={"RUST_LOG": "info,\udcff\udcfe=info"})
-    assert child.finish() == (b"", 0)
-    assert [line["level"] for line in child.log_lines()] == ["INFO", "WARN", "INFO"]
-
-
-def test_info_lines_of_a_life(spawn):
+def test_the_info_lines_of_a_life(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     assert child.finish(executor.SHUTDOWN) == (b"", 0)
     assert [line["fields"]["message"] for line in child.log_lines()] == [STARTS, SHUTDOWN, EXITS]
@@ -157,34 +90,47 @@ def test_info_lines_of_a_life(spawn):
 
 @pytest.mark.ours
 def test_no_line_by_default(spawn):
-    """A life without errors says nothing, tasks that fail included."""
+    """Even if tasks fail."""
     child = spawn()
-    child.call("integration_test_tasks", "fibonacci", 10)
-    child.call("integration_test_tasks", "always_fail")
-    child.call("no_such_package", "task")
+    assert child.serves()
+    assert child.call("buffers", "none").kind == "TaskError"
+    assert child.call("none", "task").kind == "InvalidLibrary"
     assert child.finish(executor.SHUTDOWN) == (b"", 0)
     assert child.stderr() == ""
 
 
+# ---------------------------------------------------------------------------------------------------------------- lines
+
+
 def test_the_shape_of_a_line(spawn):
-    before = time.time()
-    child = spawn(env={"RUST_LOG": "info", "TZ": "Asia/Tokyo"})
+    child = spawn(env={"RUST_LOG": "info"})
     child.finish()
-    lines = child.stderr().splitlines(keepends=True)
-    assert len(lines) == 2
-    for line in lines:
-        assert line.endswith("}\n")
+    for line in child.stderr().splitlines(keepends=True):
         entry = json.loads(line)
         assert list(entry) == ["timestamp", "level", "fields", "filename", "line_number"]
         assert list(entry["fields"]) == ["message"]
-        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", entry["timestamp"])
-        assert entry["filename"]
         assert type(entry["line_number"]) is int
         # Without blanks, as Spider writes it.
         assert line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False) + "\n"
-        # In UTC.
-        seconds = time.mktime(time.strptime(entry["timestamp"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
-        assert int(before) <= seconds <= time.time()
+
+
+@pytest.mark.ours
+def test_timestamps_are_utc_with_six_digits_of_microseconds(spawn):
+    """A hundred of them: of ten, one starts with a zero."""
+    child = spawn(env={"RUST_LOG": "debug", "TZ": "Asia/Tokyo"})
+    assert child.serves()
+    digits = set()
+    for _ in range(100):
+        count = len(child.log_lines())
+        before = time.time_ns() // 1000
+        assert child.serves()
+        executor.wait_for(lambda count=count: len(child.log_lines()) > count, "the line")
+        text = child.log_lines()[-1]["timestamp"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
+        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ") - datetime.datetime(1970, 1, 1)
+        assert before <= moment // datetime.timedelta(microseconds=1) <= time.time_ns() // 1000
+        digits.add(text[20])
+    assert len(digits) > 1
 
 
 @pytest.mark.ours
@@ -197,154 +143,128 @@ def test_the_line_number_is_where_it_was_written(spawn):
         assert entry["fields"]["message"] in source[entry["line_number"] - 1]
 
 
-@pytest.mark.ours
-def test_fields_behind_the_message(spawn):
-    child = spawn(env={"RUST_LOG": "error"})
-    child.finish(EMPTY_BODY)
-    (entry,) = child.log_lines()
-    assert list(entry["fields"]) == ["message", "err"]
+NAMES = ['quote"backslash\\', "line\nfeed\r\ttab", "é 日本 🕷", "\x01\x1f\x7f", "\u2028\x85\u202e\u2066", "\x00"]
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(
-    "name",
-    ['quote"backslash\\', "line\nfeed\r\ttab", "é 日本 🕷", "\x01\x1f\x7f", "\u2028\x85", "no utf-8 \udcff\udc80"],
-)
-def test_text_from_outside_is_escaped(spawn, tmp_path, name):
-    """One line of JSON, whatever the directory is called; bytes that are not UTF-8 are shown by their number."""
-    path = str(tmp_path / name)
-    child = spawn(env={"SPIDER_TDL_PACKAGE_DIR": path})
-    assert child.wait() == 1
-    assert child.stderr().count("\n") == 1
-    entry = json.loads(child.stderr())
-    assert os.fsencode(path).decode("utf-8", "backslashreplace") in entry["fields"]["err"]
+@pytest.mark.parametrize("name", NAMES)
+def test_text_from_outside_is_escaped(spawn, name):
+    child = spawn(env={"RUST_LOG": "debug"})
+    child.send(request("buffers", name))
+    child.receive()
+    assert child.finish() == (b"", 0)
+    answered = child.stderr().split("\n")[1]
+    assert json.loads(answered)["fields"]["task"] == f"buffers::{name}"
+    assert all(character.isprintable() for character in answered)
+    assert name not in answered or name.isprintable()
 
 
 @pytest.mark.ours
-def test_names_of_packages_and_tasks_in_the_log(spawn, build_package, tmp_path):
-    name = 'p"\n🕷'
-    build.stage(tmp_path, name, odd.build(build_package))
-    child = spawn(tmp_path, env={"RUST_LOG": "debug"})
-    task = '"task\\\n\x00🕷'
-    child.send(executor.request(name, task))
-    child.finish()
-    lines = child.log_lines()
-    (loaded,) = [line["fields"] for line in lines if "loaded" in line["fields"]["message"]]
-    assert (loaded["package"], loaded["version"]) == (name, "0.1.0")
-    assert loaded["path"] == str(tmp_path / name / f"lib{name}.so")
-    (answered,) = [line for line in lines if line["level"] == "DEBUG"]
-    assert (answered["fields"]["package"], answered["fields"]["task"]) == (name, task)
-    (warning,) = [line["fields"] for line in lines if line["level"] == "WARN"]
-    assert (warning["package"], warning["declared"]) == (name, "odd")
-
-
-@pytest.mark.ours
-def test_a_package_under_another_name_is_not_loaded_again(spawn, build_package, tmp_path):
-    (tmp_path / "alias").mkdir()
-    (tmp_path / "alias" / "libalias.so").symlink_to(build.stage(tmp_path, "odd", odd.build(build_package)))
-    child = spawn(tmp_path, env={"RUST_LOG": "info"})
-    child.send(executor.request("odd", "task") + executor.request("alias", "task") + executor.request("odd", "task"))
-    child.finish()
-    fields = [line["fields"] for line in child.log_lines()]
-    assert [line["package"] for line in fields if line["message"] == "Package loaded."] == ["odd"]
-    assert [line["package"] for line in fields if "another name" in line["message"]] == ["alias"]
-
-
-@pytest.mark.ours
-def test_a_call_is_traced_before_it_is_made(spawn):
-    child = spawn(env={"RUST_LOG": "trace"})
-    child.send(executor.request("crashing", "sigsegv"))
-    assert child.wait() == -signal.SIGSEGV
-    (line,) = [json.loads(line) for line in child.stderr().split("\n") if '"TRACE"' in line]
-    assert (line["fields"]["package"], line["fields"]["task"]) == ("crashing", "sigsegv")
-
-
-# ------------------------------------------------------------------------------------------------------- class Log
+def test_a_path_that_is_not_utf8(spawn, tmp_path):
+    child = spawn(f"{tmp_path}/no utf-8 \udcff\udc80", env={"RUST_LOG": "warn"})
+    assert child.finish() == (b"", 0)
+    (line,) = child.log_lines()
+    assert line["fields"]["path"].startswith(f"{tmp_path}/no utf-8 ")
 
 
 @pytest.fixture
-def sink():
-    """A log, and what it wrote: one item for each `write`."""
+def stderr():
+    """Both ends of a stderr that keeps the writes apart."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        ours.setblocking(False)
-        log = Log(theirs.fileno(), TRACE)
-
-        def written() -> list[bytes]:
-            found = []
-            while True:
-                try:
-                    found.append(ours.recv(1 << 20))
-                except BlockingIOError:
-                    return found
-
-        yield log, written
+        ours.settimeout(executor.DEADLINE)
+        yield ours, theirs
 
 
-TEXTS = [
-    "",
-    "plain",
-    'quote " backslash \\ slash /',
-    "".join(map(chr, range(0x20))) + "\x7f",
-    "é 日本 🕷 \u2028\u2029\x85",
-]
+@pytest.mark.ours
+def test_a_line_is_one_write(spawn, stderr):
+    ours, theirs = stderr
+    child = spawn(stderr=theirs, env={"RUST_LOG": "debug,bad="})
+    assert child.serves()
+    assert child.finish(bytes(4)) == (b"", 1)
+    lines = [ours.recv(1 << 20) for _ in range(4)]
+    assert [json.loads(line)["level"] for line in lines] == ["INFO", "WARN", "DEBUG", "ERROR"]
+    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_one_write_a_line(sink, text):
-    log, written = sink
-    log.error(text, err=text, number=7, negative=-1, error=ValueError(text))
-    (line,) = written()
-    assert line.endswith(b"}\n")
-    assert line.count(b"\n") == 1
-    entry = json.loads(line.decode("utf-8"))
-    assert entry["fields"] == {"message": text, "err": text, "number": 7, "negative": -1, "error": text}
-    assert list(entry["fields"]) == ["message", "err", "number", "negative", "error"]
+@pytest.mark.ours
+@pytest.mark.parametrize("character", ["x", "\udcff", "\U000e0001"], ids=ascii)
+def test_a_line_has_less_than_64_kib(spawn, stderr, character):
+    """The parent drops longer ones. The task and the directive are long, and each character may be escaped."""
+    ours, theirs = stderr
+    size = 100_000 // len(os.fsencode(character))
+    child = spawn(stderr=theirs, env={"RUST_LOG": f"debug,={character * size}"})
+    task = ("\0" if character == "\udcff" else character) * size
+    assert child.call("buffers", task).kind == "TaskError"
+    assert child.finish() == (b"", 0)
+    lines = [ours.recv(1 << 20) for _ in range(4)]
+    assert max(map(len, lines)) < 65536
+    fields = [json.loads(line)["fields"] for line in lines]
+    assert fields[1]["directive"].startswith(f"={character * 1000}")
+    assert fields[2]["task"].startswith(f"buffers::{task[:300]}")
 
 
-def test_a_long_text_is_cut(sink):
-    """The parent drops a line of more than 64 KiB."""
-    log, written = sink
-    for text in ("x" * 100_000, "\0" * 100_000, "🕷" * 100_000, "\ud800" * 100_000):
-        log.error("long", err=text, task=text, package=text, other=text)
-        (line,) = written()
-        assert len(line) < 65536
-        assert json.loads(line)["fields"]["err"].startswith(text[:1000])
+# --------------------------------------------------------------------------------------------------------------- stderr
 
 
-def test_a_lone_surrogate_is_written(sink):
-    log, written = sink
-    log.warn("a\ud800b\udcff")
-    (line,) = written()
-    assert json.loads(line.decode("utf-8"))["fields"]["message"] == "a\ud800b\udcff"
+@pytest.mark.ours
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2</dev/null", "2>&-"])
+def test_a_stderr_that_cannot_be_written_changes_nothing_else(spawn, redirection):
+    child = spawn(shell=f'exec "$@" {redirection}', env={"RUST_LOG": "trace,bad="})
+    assert child.call("descriptors", "print:10") == [10]
+    assert child.serves()
+    assert child.call("odd", "answer") == [1]
+    assert child.finish() == (b"", 0)
+    assert child.stderr() == ""
 
 
-@pytest.mark.parametrize(
-    ("level", "expected"),
-    [
-        (OFF, []),
-        (ERROR, ["ERROR"]),
-        (WARN, ["ERROR", "WARN"]),
-        (INFO, ["ERROR", "WARN", "INFO"]),
-        (DEBUG, ["ERROR", "WARN", "INFO", "DEBUG"]),
-        (TRACE, ["ERROR", "WARN", "INFO", "DEBUG"]),
-    ],
-)
-def test_levels(sink, level, expected):
-    log, written = sink
-    log.level = level
-    log.error("e")
-    log.warn("w")
-    log.info("i")
-    log.debug("d")
-    assert [json.loads(line)["level"] for line in written()] == expected
+@pytest.fixture
+def broken(spawn):
+    """An executor, and the reading end of its stderr."""
+    log, stderr = os.pipe()
+    child = spawn(stderr=stderr, env={"RUST_LOG": "trace"})
+    os.close(stderr)
+    with open(log, "rb", 0) as reader:
+        yield child, reader
 
 
-def test_a_log_that_nobody_reads_is_no_error():
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        Log(writing, TRACE).error("lost")
-    finally:
-        os.close(writing)
-    Log(writing, TRACE).error("lost, too")
+@pytest.mark.ours
+def test_prints_go_nowhere_after_the_reader_of_stderr_has_gone(broken):
+    """A failed write would end tasks in Rust and Go. `write_by_default` gives SIGPIPE its default action."""
+    child, reader = broken
+    assert child.serves()
+    reader.close()
+    executor.wait_for(lambda: process.descriptors(child.pid)[2] == "/dev/null", "fd 2 to be /dev/null")
+    assert process.descriptors(child.pid)[1] == "/dev/null"
+    for fd in (1, 2):
+        assert child.call("descriptors", f"write_by_default:{fd}") == [0]
+    assert child.call("descriptors", "print:10000") == [10000]
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+
+
+@pytest.mark.ours
+def test_what_a_task_has_put_in_the_place_of_stderr_stays(broken):
+    child, reader = broken
+    assert child.call("descriptors", "dup_over_standard") == [1]
+    before = process.descriptors(child.pid)
+    reader.close()
+    time.sleep(0.5)
+    after = process.descriptors(child.pid)
+    assert [after[fd] for fd in (1, 2)] == [before[fd] for fd in (1, 2)]
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+
+
+def test_a_stderr_that_nobody_reads_for_a_while_loses_nothing(broken):
+    child, reader = broken
+    child.send(request("descriptors", "print:20000"))
+    assert select.select([child.process.stdout], [], [], 0.3) == ([], [], [])
+    text = b""
+    while b"printed line 19999\n" not in text:
+        assert select.select([reader], [], [], executor.DEADLINE)[0]
+        text += reader.read(1 << 16)
+    assert executor.outcome(child.receive()) == [20000]
+    printed = [line for line in text.decode().splitlines() if not line.startswith("{")]
+    assert printed == [f"printed line {number}" for number in range(20000)]
+    assert child.finish() == (b"", 0)

@@ -14,6 +14,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,8 +125,8 @@ def missing() -> list[str]:
 
 @functools.lru_cache(maxsize=None)
 def unprivileged() -> tuple[str, ...] | None:
-    """The start of a command that runs another one without root's rights, or None if there is no way."""
+    """The start of a command that runs this Python without root's rights, or None if there is no way."""
     if os.geteuid() != 0:
         return ()
     ways = (("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"), ("unshare", "--user"))
-    return next((way for way in ways if _runs(*way, "true")), None)
+    return next((way for way in ways if _runs(*way, sys.executable, "-IS", "-c", "")), None)

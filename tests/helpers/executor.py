@@ -5,7 +5,7 @@ request, raw_request            the frame of an Execute; SHUTDOWN is the other r
 outcome, responses              what came back, as Python values
 wait_for                        polls a condition
 Executor                        the process: send, receive, call, serves, exchange, finish, read_to_end, wait, kill;
-                                stderr, log_lines, errors, check_log
+                                stderr, log_lines, errors, only_error, check_log
 """
 
 from __future__ import annotations
@@ -219,6 +219,11 @@ class Executor:
         """The ERROR lines of stderr."""
         lines = [json.loads(line) for line in self.stderr().split("\n") if line.startswith("{")]
         return [line for line in lines if line["level"] == "ERROR"]
+
+    def only_error(self) -> dict:
+        """The fields of the log's one ERROR line."""
+        (line,) = self.errors()
+        return line["fields"]
 
     def check_log(self) -> None:
         """Whatever happened: stderr is UTF-8, has no traceback, and its log lines are JSON."""

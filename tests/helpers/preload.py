@@ -1,6 +1,7 @@
 """Libraries for LD_PRELOAD, from tests/packages/preload. Each function returns variables for an executor's environment.
 
 clock(build_package, step)      a monotonic clock that moves so many nanoseconds at each look
+mallopt(build_package)          a mallopt that ends the process
 files(build_package, how)       an odd file system: "inodes", "no-dev-null", "no-proc", "early-file"
 BufferCounts                    whether each buffer that packages returned was freed once
 """
@@ -19,6 +20,10 @@ def _library(build_package: PackageBuilder, name: str) -> str:
 
 def clock(build_package: PackageBuilder, step: int = -1_000_000_000) -> dict[str, str]:
     return {"LD_PRELOAD": _library(build_package, "clock"), "CLOCK_STEP": str(step)}
+
+
+def mallopt(build_package: PackageBuilder) -> dict[str, str]:
+    return {"LD_PRELOAD": _library(build_package, "mallopt")}
 
 
 def files(build_package: PackageBuilder, how: str) -> dict[str, str]:

@@ -8,6 +8,7 @@
  *     exit_in_an_exit_handler:N  atexit: a handler that calls exit(N) again
  *     wait_in_an_exit_handler    atexit: a handler that prints "waiting" on stderr and waits for ever
  *     wait_in_a_destructor       the same in this library's destructor
+ *     sleep_in_an_exit_handler:MS   atexit: a handler that prints "sleeping", sleeps, and prints "slept" on stderr
  *     print_at_exit              atexit: a handler that prints "handler" on stderr, then the destructor "destructor"
  */
 #include "abi.h"
@@ -113,6 +114,21 @@ static Result wait_in_a_destructor(View inputs, long argument)
     return number(1);
 }
 
+static long sleep_at_exit;
+
+static void sleep_handler(void)
+{
+    fputs("sleeping\n", stderr);
+    usleep((useconds_t)sleep_at_exit * 1000);
+    fputs("slept\n", stderr);
+}
+
+static Result sleep_in_an_exit_handler(View inputs, long milliseconds)
+{
+    sleep_at_exit = milliseconds;
+    return number(atexit(sleep_handler) == 0);
+}
+
 static void print_handler(void)
 {
     fputs("handler\n", stderr);
@@ -133,4 +149,5 @@ PACKAGE("exiting",
     {"exit_in_an_exit_handler", exit_in_an_exit_handler},
     {"wait_in_an_exit_handler", wait_in_an_exit_handler},
     {"wait_in_a_destructor", wait_in_a_destructor},
+    {"sleep_in_an_exit_handler", sleep_in_an_exit_handler},
     {"print_at_exit", print_at_exit})
