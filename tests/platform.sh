@@ -5,6 +5,7 @@
 project=$PWD
 out=$project/build/$platform
 mkdir -p "$out"
+unset CC CXX CFLAGS CXXFLAGS LDFLAGS PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 say() { printf '%s: %s\n' "$platform" "$*"; }
 fail() { say "$@" >&2; exit 1; }
@@ -65,7 +66,6 @@ suite() {
     mkdir -p "$1"
     "${PYTHON:-python3}" -c 'import pathlib, pytest; print(pathlib.Path(pytest.__file__).parent.parent)' >"$1/pytest.pth"
     shift
-    unset CC CXX CFLAGS CXXFLAGS LDFLAGS PYTHONPATH PYTHONHOME VIRTUAL_ENV
     # In a copy: what the suite builds must not be taken for this machine's.
     rm -rf "$out/project"
     mkdir "$out/project"

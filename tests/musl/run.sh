@@ -38,7 +38,7 @@ if [ ! -e "$out/bin/python3" ]; then
         mkdir "$sources/$name"
         tar -C "$sources/$name" --strip-components 1 -xf "$sources/$name"_*.orig.tar.*
     done
-    build libffi install --disable-shared --disable-docs
+    build libffi install --disable-shared --disable-docs --disable-exec-static-tramp
     # The modules become part of the program: CPython's setup.py would compile them with glibc's headers.
     modules=$sources/python3.11/Modules
     sed -n '/^# Modules that should always/,/^# Modules with UNIX .* require/ s/^#\([_a-z]\)/\1/p; s/^#_ctypes /_ctypes /p' \
@@ -54,4 +54,6 @@ if [ "${1-}" = --setup ]; then
     say "ready; PATH=$out/bin:\$PATH python3 is the Python for musl"
     exit
 fi
+# There is no C++ library for musl.
+export CXX=
 suite "$out/lib/python3.11/site-packages" "$@"
