@@ -720,7 +720,7 @@ START = (
 
 def own_command() -> list[str]:
     """Return the command that starts this program as an executor."""
-    return [sys.executable, "-ISc", START, os.path.dirname(os.path.abspath(__file__))]
+    return [sys.executable, "-ISc", START, os.path.dirname(os.path.realpath(__file__))]
 
 
 class TaskTimeout(TimeoutError):
@@ -846,8 +846,8 @@ class ExecutorHandle:
             if filled >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
                 received += bytes(max(0, end + 1 - len(received)))
-        if filled > end:
-            raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
+                if filled > end:
+                    raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
         return protocol.decode_response(memoryview(received), protocol.FRAME_HEADER_SIZE, end)[0]
 
     def _send(self, data: memoryview) -> memoryview:
@@ -917,15 +917,15 @@ EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
 _CHECK_TASK, _SERVES = "spider_check", "serves"
 
 _DESCRIPTION = """\
-Run the native task packages of a Spider cluster. Without arguments, serve the
-execution manager on stdin and stdout. A PACKAGE is the name of a directory; its
-library is DIR/PACKAGE/libPACKAGE.so.
+Run the native task packages of a Spider cluster. Without arguments, serve
+the execution manager on stdin and stdout. A PACKAGE is the name of a
+directory; its library is DIR/PACKAGE/libPACKAGE.so.
 """
 _EPILOG = """\
 exit codes:
-  0 success (check: all packages serve), 1 the task failed (check: a package does
-  not serve; serving: a protocol error, a broken pipe or a wrong environment),
-  2 wrong usage, 3 no reply, 130 interrupted, 141 stdout was closed early
+  0 success (check: all packages serve), 1 the task failed (check: a package
+  does not serve; serving: a protocol error, a broken pipe or a wrong
+  environment), 2 wrong usage, 3 no reply, 130 interrupted, 141 stdout closed
 
 examples:
   spider-task-executor run --package-dir packages sums add 1 2
@@ -935,9 +935,9 @@ examples:
 """
 _RUN_DESCRIPTION = """\
 Send a request to a new executor. Print the outputs as JSON on stdout, and the
-time that the executor took on stderr. Options go before PACKAGE. Each VALUE is
-JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0 a double,
-null is none, an array is a list, a struct or bytes, an object is a map.
+time that the executor took on stderr. Options go before PACKAGE. A VALUE is
+JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0 a
+double, null is none, an array is a list, a struct or bytes, an object a map.
 """
 _CHECK_DESCRIPTION = f"""\
 Load each PACKAGE (default: all in DIR) in one executor and call its execute
@@ -972,7 +972,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        exists = isinstance(error, FileNotFoundError) and os.path.exists(error.filename)
+        exists = isinstance(error, FileNotFoundError) and os.path.exists(error.filename or "")
         problem = "the interpreter in its first line does not exist" if exists else error.strerror
         _fail(f"{error.filename or 'stdout'}: {problem}", EXIT_USAGE if error.filename else EXIT_FAILURE)
 
