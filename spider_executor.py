@@ -921,16 +921,16 @@ Run the native task packages of a Spider cluster. Without arguments, serve
 the execution manager on stdin and stdout. A PACKAGE is the name of a
 directory; its library is DIR/PACKAGE/libPACKAGE.so.
 """
-_EPILOG = """\
+_EPILOG = f"""\
 exit codes:
-  0 success (check: all packages serve), 1 the task failed (check: a package
-  does not serve; serving: a protocol error, a broken pipe or a wrong
-  environment), 2 wrong usage, 3 no reply, 130 interrupted, 141 stdout closed
+  0 success, 1 failure, 2 usage, 3 no reply, 130 interrupted, 141 stdout closed
+environment:
+  {PACKAGE_DIR_VARIABLE}, and RUST_LOG: off, error (default), warn, info,
+  debug, or TARGET=LEVEL[,...]; the target is {_LOG_TARGET}
 
 examples:
   spider-task-executor run --package-dir packages sums add 1 2
   spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
-  spider-task-executor check --package-dir packages
   gdb --args python3 -m spider_executor run --in-process sums add 1 2
 """
 _RUN_DESCRIPTION = """\
