@@ -11,8 +11,9 @@ import pytest
 from helpers import build
 from helpers.executor import OWN_COMMAND, Executor
 
-# A shell lets its background jobs ignore SIGINT, and nohup SIGHUP. Executors that tests start must not inherit that.
+# A shell lets its background jobs ignore SIGINT and SIGQUIT, and nohup SIGHUP. Executors must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The packages that --package-dir may have.

@@ -144,11 +144,11 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
         except subprocess.TimeoutExpired:
             child.kill()
             continue
-        assert child.process.returncode == 1
-        check_error(child, "Native code called exit.")
+        # Python's code in a signal handler can crash, too.
+        assert child.process.returncode != 0
         child.check_log()
         child.kill()
-        ended += 1
+        ended += child.process.returncode == 1
     assert ended
 
 
