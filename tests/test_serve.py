@@ -54,6 +54,15 @@ def test_each_request_calls_the_task_that_it_names(spawn, add, tmp_path):
                 assert child.call_raw(package, task, b"inputs") == task.encode()
 
 
+@pytest.mark.ours
+def test_a_crash_is_reported_under_the_name_that_was_requested(spawn):
+    child = spawn()
+    child.call("crashing", "raise:0")
+    child.send(executor.request("crashing", "raise:6"))
+    assert child.read_to_end() == (b"", -6)
+    assert "in crashing::raise:6\n" in child.stderr()
+
+
 @pytest.mark.parametrize(("count", "size", "room"), [(60_000, 10, 20 << 20), (3_000, 8_000, 6 << 20)])
 def test_names_of_tasks_are_not_kept_without_bound(spawn, count, size, room):
     child = spawn()
