@@ -113,7 +113,7 @@ soak:
 
 # What `make test` does in short: 20,000 mutated streams, and a million calls of tasks that return odd buffers.
 fuzz: $(VENV)/.test
-	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_stream_fuzz.py tests/test_hostile_tasks.py -k "streams or leaks"
+	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_stream_fuzz.py tests/test_serve.py tests/test_packages.py -k "stream or memory or elf_header"
 
 clean:
 	rm -rf build dist $(VENV)
