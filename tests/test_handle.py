@@ -230,13 +230,13 @@ def test_an_executor_that_does_not_answer_in_time_is_killed(start, timeout):
         # These would answer or end within a timeout that starts anew with an event, and not within the first.
         "read(size)\nfor at in range(len(REPLY)): write(REPLY[at : at + 1]); time.sleep(0.05)",
         "for _ in range(40): read(size // 40); time.sleep(0.05)\nread(size % 40); write(REPLY)",
-        "read(size); write(REPLY[:20]); time.sleep(0.4); os.close(1); time.sleep(0.5); os._exit(7)",
+        "write(REPLY[:20]); time.sleep(0.2); os.close(1); time.sleep(2); os._exit(7)",
     ],
 )
 def test_one_timeout_holds_for_everything(start_fake, script):
     handle = start_fake(script)
     with pytest.raises(TaskTimeout):
-        run(handle, "t", LARGE, timeout=0.6)
+        run(handle, "t", LARGE, timeout=0.8)
     assert_ended(handle)
 
 
