@@ -2,8 +2,8 @@
  * spider_tdl.h: write Spider task packages in C. From the spider-task-executor project.
  * SPDX-License-Identifier: Apache-2.0
  *
- * One header and libc. C99 or later, or C++11 or later; gcc or clang; Linux. In C++17, spider_tdl.hpp makes tasks of
- * ordinary functions. A whole package:
+ * One header and libc. C99 or later, or C++11 or later; gcc or clang; Linux, little-endian. In C++17, spider_tdl.hpp
+ * makes tasks of ordinary functions. A whole package:
  *
  *     #define SPIDER_TDL_IMPLEMENTATION
  *     #include "spider_tdl.h"
@@ -19,29 +19,22 @@
  *
  *     cc -O2 -shared -fPIC -o sums/libsums.so sums.c
  *
- * A package may have several source files. One of them defines SPIDER_TDL_IMPLEMENTATION and declares the package; the
- * others include the header without the #define and see declarations only.
- *
- * How it works
- *   Reading    Each spider_read_...(task->in) takes the next value; the first one takes the first argument. After
- *              spider_read_list, _map, _struct or _tuple, the next values are its elements, in order.
- *   Errors     The first error is kept, and it is the outcome of the task. After it, every reader returns zero (a list
- *              is empty, an option is absent) and every writer does nothing. So no call needs a check, except before
- *              a side effect: `if (!spider_ready(task)) return;`.
- *   Arguments  A wrong type, a missing argument, or an argument or element that the task did not read is a
- *              DeserializationError. It says where (`inputs[1].points[3]`, counted from 0), what was expected and what
- *              was found.
- *   Writing    One complete value is the output. A task without an output writes nothing. A task with several outputs
- *              announces their number with spider_write_count.
- *   Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They are valid until
- *              the task function returns, and the task must not free them. Writers copy what they are given. The author
- *              never frees anything that comes from this header.
- *   Threads    A task, its readers and its writer belong to the thread that calls the task. There is no global state.
- *
- * A package exports the four __spider_tdl_package_... symbols that Spider calls. Everything else here is hidden.
- *
- * Commit tasks whose graph outputs may have more than 1,024 bytes need zstd: define SPIDER_TDL_WITH_ZSTD next to
- * SPIDER_TDL_IMPLEMENTATION and link with -lzstd.
+ * Reading    Each spider_read_...(task->in) takes the next value; the first one takes the first argument. After
+ *            spider_read_list, _map, _struct or _tuple, the next values are its elements, in order.
+ * Errors     The first error is kept, and it is the outcome of the task. After it, every reader returns zero (a list is
+ *            empty, an option is absent) and every writer does nothing. So no call needs a check, except before a side
+ *            effect: `if (!spider_ready(task)) return;`.
+ * Arguments  A wrong type, a missing argument, and an argument or element that the task did not read are errors. They
+ *            say where (`inputs[1].points[3]`, counted from 0), what was expected and what was found.
+ * Writing    One complete value is the output. A task without an output writes nothing. A task with several outputs
+ *            announces their number with spider_write_count.
+ * Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They are valid until the
+ *            task function returns. The task must not free them. Writers copy what they are given.
+ * Threads    A task, its readers and its writer belong to the thread that calls the task. There is no global state.
+ * Files      Other source files of the package include this header without the first #define, and the file that has it
+ *            defines SPIDER_TDL_SEVERAL_FILES, too. Only the four symbols that Spider calls are exported.
+ * zstd       Graph outputs of more than 1,024 bytes are compressed. A package with commit tasks for them defines
+ *            SPIDER_TDL_WITH_ZSTD with SPIDER_TDL_IMPLEMENTATION, and is linked with -lzstd.
  */
 #ifndef SPIDER_TDL_H
 #define SPIDER_TDL_H
@@ -51,32 +44,27 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
-#include <exception>
+#include <stdexcept>
 #include <string>
-#include <utility>
-#define SPIDER__EXPORT extern "C" __attribute__((visibility("default")))
 extern "C" {
-#else
-#define SPIDER__EXPORT extern __attribute__((visibility("default")))
 #endif
 
-/* Functions that nobody else calls are local, so that a package contains only those that it uses. */
+/* In a package of one file, functions are local: the library contains only those that it uses. */
 #if defined(SPIDER_TDL_IMPLEMENTATION) && !defined(SPIDER_TDL_SEVERAL_FILES)
 #define SPIDER__API static __attribute__((unused))
 #else
 #define SPIDER__API __attribute__((visibility("hidden")))
 #endif
 
-/* The version of this header: major * 10000 + minor * 100 + patch. */
+/* The version of this header, as major * 10000 + minor * 100 + patch, and the version of the package interface: an
+ * executor of version 0.1.x runs packages of every 0.1.y. */
 #define SPIDER_TDL_HEADER_VERSION 100
-
-/* The version of the package interface. An executor of version 0.1.x runs packages of every 0.1.y. */
 #define SPIDER_TDL_INTERFACE_MAJOR 0
 #define SPIDER_TDL_INTERFACE_MINOR 1
 #define SPIDER_TDL_INTERFACE_PATCH 0
 
-/* Limits: containers within one another that are read (as in Rust), fields of a struct, structs within one another that
- * come as maps, and lists and maps of unknown length within one another that are written. */
+/* Limits: levels of nesting that are read (as in Rust), fields of a struct, levels of structs that come as maps, and
+ * levels of lists and maps of unknown length that are written. */
 #define SPIDER_TDL_DEPTH_MAX 1023
 #define SPIDER_TDL_FIELDS_MAX 64
 #define SPIDER_TDL_MAP_STRUCTS_MAX 32
@@ -85,33 +73,27 @@ extern "C" {
 /* ---- Types ------------------------------------------------------------------------------------------------------ */
 
 typedef enum spider_error_kind {
-    SPIDER_ERROR_TASK_NOT_FOUND,
-    SPIDER_ERROR_DESERIALIZATION,
-    SPIDER_ERROR_SERIALIZATION,
-    SPIDER_ERROR_EXECUTION,
-    SPIDER_ERROR_INVALID_TASK_CONTEXT,
-    SPIDER_ERROR_CUSTOM
+    SPIDER_ERROR_TASK_NOT_FOUND, SPIDER_ERROR_DESERIALIZATION, SPIDER_ERROR_SERIALIZATION,
+    SPIDER_ERROR_EXECUTION, SPIDER_ERROR_INVALID_TASK_CONTEXT, SPIDER_ERROR_CUSTOM
 } spider_error_kind;
 
-/* An index task is a task of the job's graph. The commit task runs when all of them have succeeded, and the cleanup task
- * when the job is over. */
+/* Index tasks form the job's graph. The commit task follows if all succeed, the cleanup task when the job ends. */
 typedef enum spider_task_kind { SPIDER_TASK_INDEX, SPIDER_TASK_COMMIT, SPIDER_TASK_CLEANUP } spider_task_kind;
 
-/* What spider_peek returns. UNSIGNED is an integer from 0 up, NEGATIVE one below 0. ARRAY is a list, a struct, a tuple or
- * Bytes. No reader accepts EXTENSION. */
+/* What spider_peek returns. UNSIGNED and NEGATIVE are integers from 0 up and below 0; ARRAY is a list, struct, tuple or
+ * Bytes; no reader accepts EXTENSION. */
 typedef enum spider_type {
     SPIDER_TYPE_END, SPIDER_TYPE_NIL, SPIDER_TYPE_BOOLEAN, SPIDER_TYPE_UNSIGNED, SPIDER_TYPE_NEGATIVE,
     SPIDER_TYPE_FLOAT, SPIDER_TYPE_DOUBLE, SPIDER_TYPE_STRING, SPIDER_TYPE_BINARY, SPIDER_TYPE_EXTENSION,
     SPIDER_TYPE_ARRAY, SPIDER_TYPE_MAP
 } spider_type;
 
-/* UTF-8 without a NUL at its end. From a reader, `data` is not NULL and the task does not free it. */
+/* A string is UTF-8 without a NUL at its end. From a reader, `data` is not NULL, and the task does not free it. */
 typedef struct spider_string {
     const char *data;
     size_t size;
 } spider_string;
 
-/* From a reader, `data` is not NULL and the task does not free it. */
 typedef struct spider_bytes {
     const uint8_t *data;
     size_t size;
@@ -140,27 +122,22 @@ typedef struct spider_task_entry {
     spider_task_function function;
 } spider_task_entry;
 
-/* The package interface: these three cross the boundary between executor and package, by value. */
+/* These three cross the boundary between executor and package, by value. The bytes of a view are borrowed. The executor
+ * frees the bytes of a result, unless `length` is 0. */
 typedef struct spider_version {
     uint32_t major_version, minor_version, patch_version;
 } spider_version;
 
-typedef struct spider_view { /* borrowed: the receiver does not free the bytes */
+typedef struct spider_view {
     const void *pointer;
     size_t length;
 } spider_view;
 
-typedef struct spider_result { /* outputs or an error: the executor frees `pointer`, unless `length` is 0 */
+typedef struct spider_result {
     bool is_error;
     uint8_t *pointer;
     size_t length;
 } spider_result;
-
-SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void);
-SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void);
-SPIDER__EXPORT spider_result __spider_tdl_package_init(void);
-SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,
-                                                          spider_view inputs);
 
 /* ---- The task --------------------------------------------------------------------------------------------------- */
 
@@ -169,12 +146,9 @@ SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name,
 __attribute__((format(printf, 3, 4), nonnull, cold))
 SPIDER__API void spider_fail(spider_task *task, spider_error_kind kind, const char *format, ...);
 
-/* True if the task has not failed. */
+/* True if the task has not failed. spider_ready is for side effects: it makes the task fail if it has not yet read all
+ * arguments to their ends, which is otherwise checked when the task ends. */
 SPIDER__API bool spider_ok(const spider_task *task);
-
-/* True if the task has not failed and has read every argument, every element of a list, and so on. An argument or
- * element that was not read makes the task fail. This is checked at the end of every task; call it before side
- * effects. */
 SPIDER__API bool spider_ready(spider_task *task);
 
 /* Zeroed memory for `count` things of `size` bytes. It belongs to the task, which must not free it. Without memory, the
@@ -201,37 +175,34 @@ SPIDER__API uint64_t spider_read_uint64(spider_reader *in);
 SPIDER__API float spider_read_float(spider_reader *in);
 SPIDER__API double spider_read_double(spider_reader *in);
 
-SPIDER__API void spider_read_nil(spider_reader *in);
 SPIDER__API bool spider_read_boolean(spider_reader *in);
+SPIDER__API void spider_read_nil(spider_reader *in);
 
-/* Not copied: the bytes are part of the request. */
+/* The string is part of the request. The cstring is a copy in the task's memory with a NUL at its end, and never NULL.
+ * Text that has a NUL in it is refused. */
 SPIDER__API spider_string spider_read_string(spider_reader *in);
-
-/* A copy with a NUL at its end, in the task's memory. A string with a NUL in it is refused. Never NULL. */
 SPIDER__API const char *spider_read_cstring(spider_reader *in);
 
 /* Bytes from an array of integers (copied into the task's memory) or from binary (not copied). */
 SPIDER__API spider_bytes spider_read_bytes(spider_reader *in);
 
-/* Returns the number of elements, which are read next. Binary is accepted as a list of integers. */
+/* Returns the number of elements, or of pairs, which are read next: key, value, key, value... Binary is accepted as a
+ * list of integers. */
 SPIDER__API size_t spider_read_list(spider_reader *in);
-
-/* Returns the number of pairs. Their keys and values are read next: key, value, key, value... */
 SPIDER__API size_t spider_read_map(spider_reader *in);
 
 /* Accepts exactly `count` values, which are read next. */
 SPIDER__API void spider_read_tuple(spider_reader *in, size_t count);
 
-/* Accepts a struct with these fields, such as "x, y", which are read next, in this order. The struct may come as an array
- * (as Rust writes it) or as a map from names to values, in any order. `names` must be a string literal, or remain
- * valid until the task returns. */
+/* Accepts a struct with these fields, such as "x, y", which are read next, in this order. It may come as an array (Rust
+ * writes that) or as a map from names to values. `names` must remain valid until the task returns. */
 SPIDER__API void spider_read_struct(spider_reader *in, const char *names);
 
 /* For a value that may be nil. True: it is not nil, and is read next. False: it was nil, or it is a field that a struct
  * that came as a map does not have; there is nothing to read. */
 SPIDER__API bool spider_read_option(spider_reader *in);
 
-/* The type of the next value, which is still to be read. SPIDER_TYPE_END if no argument is left or the task has failed. */
+/* The type of the next value, which is not taken. SPIDER_TYPE_END: no argument is left, or the task has failed. */
 SPIDER__API spider_type spider_peek(spider_reader *in);
 
 /* Skips the next value, whatever its type. */
@@ -245,8 +216,7 @@ SPIDER__API void spider_reject(spider_reader *in, const char *expected, const ch
 
 /* ---- Writers ---------------------------------------------------------------------------------------------------- */
 
-/* Announces the number of outputs. To be called before the first one; a task that does not call it writes one output or
- * none. */
+/* Announces the number of outputs, before the first one. Without it, a task writes one output or none. */
 SPIDER__API void spider_write_count(spider_writer *out, size_t count);
 
 /* Integers are written in the smallest form that holds the value, whatever their type. */
@@ -271,16 +241,11 @@ SPIDER__API void spider_write_cstring(spider_writer *out, const char *value);
 /* Written as an array of integers. */
 SPIDER__API void spider_write_bytes(spider_writer *out, spider_bytes value);
 
-/* Starts a list. Exactly `count` elements must be written next. */
+/* Begin a list, a map, a tuple or a struct. Exactly so many elements, pairs (key, value, key, value...), values or
+ * fields must be written next. `names` are those of the fields, such as "x, y", in the order of writing. */
 SPIDER__API void spider_write_list(spider_writer *out, size_t count);
-
-/* Starts a map. Exactly `count` pairs must be written next: key, value, key, value... */
 SPIDER__API void spider_write_map(spider_writer *out, size_t count);
-
-/* Starts a tuple. Exactly `count` values must be written next. */
 SPIDER__API void spider_write_tuple(spider_writer *out, size_t count);
-
-/* Starts a struct with these fields, such as "x, y". Their values must be written next, in this order. */
 SPIDER__API void spider_write_struct(spider_writer *out, const char *names);
 
 /* Writes nil if `present` is false. Otherwise the value must be written next. Returns `present`. */
@@ -308,8 +273,8 @@ SPIDER__API bool spider__reader_ok(const spider_reader *in); /* for spider_tdl.h
 /*
  * SPIDER_TDL_PACKAGE(name, init, tasks...) declares the package, once, at file scope, after its tasks:
  *   name   a string literal; the library must be <name>/lib<name>.so
- *   init   NULL, or a function that is called once before any task; it has no arguments and no outputs, and if it fails,
- *          the package does not load
+ *   init   NULL, or a function that is called once before any task. It has no arguments and no outputs. If it fails, so
+ *          does loading the package.
  *   tasks  one or more of {"name", function}
  */
 #define SPIDER_TDL_PACKAGE(...) \
@@ -318,20 +283,13 @@ SPIDER__API bool spider__reader_ok(const spider_reader *in); /* for spider_tdl.h
 #ifdef __cplusplus
 } /* extern "C" */
 
-namespace spider {
 /* `throw spider::task_error("no such key")` makes a task fail. Any other std::exception is an ExecutionError with the
  * text of its what(). Anything else that is thrown is an ExecutionError "unknown C++ exception". */
-class __attribute__((visibility("hidden"))) task_error final : public std::exception {
-public:
-    explicit task_error(std::string message) : task_error(SPIDER_ERROR_EXECUTION, std::move(message)) {}
-    task_error(spider_error_kind kind, std::string message) : kind_(kind), message_(std::move(message)) {}
-    spider_error_kind kind() const noexcept { return kind_; }
-    const std::string &message() const noexcept { return message_; }
-    const char *what() const noexcept override { return message_.c_str(); }
-
-private:
-    spider_error_kind kind_;
-    std::string message_;
+namespace spider {
+struct __attribute__((visibility("hidden"))) task_error final : std::runtime_error {
+    explicit task_error(const std::string &message, spider_error_kind error_kind = SPIDER_ERROR_EXECUTION)
+        : std::runtime_error(message), kind(error_kind) {}
+    const spider_error_kind kind;
 };
 } /* namespace spider */
 #endif
@@ -351,8 +309,9 @@ private:
 #ifdef SPIDER_TDL_WITH_ZSTD
 #include <zstd.h>
 #endif
-#ifdef __cplusplus
-#include <cxxabi.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "spider_tdl.h needs a little-endian machine."
 #endif
 
 #undef SPIDER_TDL_PACKAGE
@@ -364,6 +323,7 @@ private:
 
 /* Error paths, and what runs once per call, are out of line and small, which makes the rest faster. */
 #define SPIDER__COLD static __attribute__((cold, noinline))
+#define SPIDER__EXPORT __attribute__((visibility("default")))
 #define SPIDER__INLINE static inline __attribute__((always_inline))
 
 #ifdef __cplusplus
@@ -414,11 +374,10 @@ struct spider_reader {
     const uint8_t *fields[SPIDER_TDL_MAP_STRUCTS_MAX][SPIDER_TDL_FIELDS_MAX]; /* their values; NULL: absent */
 };
 
-/* How values that begin with a number or size are written: as one byte if it is below a limit; otherwise as a marker, and
- * 1, 2, 4 or 8 bytes. */
+/* How a number or size is written: in one byte if it is below a limit, otherwise as a marker and 1, 2, 4 or 8 bytes. */
 typedef struct spider__form {
     uint8_t small;
-    uint8_t limit;
+    uint16_t limit;
     uint8_t marker; /* for one byte; the next ones are for 2, 4 and 8 */
     bool has_byte_size;
 } spider__form;
@@ -433,7 +392,7 @@ typedef struct spider__open {
 
 struct spider_writer {
     struct spider__call *call;
-    uint8_t *data; /* malloc'ed */
+    uint8_t *data; /* the outputs, or the error, malloc'ed */
     size_t size;
     size_t capacity;
     size_t start;     /* the offset of the current output's length */
@@ -449,11 +408,8 @@ struct spider_writer {
 typedef struct spider__call {
     spider_task task;
     bool failed;
-    uint8_t *error; /* in msgpack, malloc'ed; NULL if there was no memory for it */
-    size_t error_size;
     spider__block *memory; /* what spider_alloc returned */
-    spider_bytes graph_buffer;
-    bool has_graph_buffer;
+    spider_bytes graph_buffer; /* as it came; no data: there is none */
     spider_reader in;
     spider_reader graph_outputs;
     spider_writer out;
@@ -461,23 +417,13 @@ typedef struct spider__call {
 
 /* ---- Msgpack, and text ------------------------------------------------------------------------------------------- */
 
-/* From or to the order of bytes in msgpack. */
-static uint64_t spider__big_endian(uint64_t value)
-{
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return __builtin_bswap64(value);
-#else
-    return value;
-#endif
-}
-
 /* Reads a number of 1, 2, 4 or 8 bytes. */
 SPIDER__INLINE uint64_t spider__load_be(const uint8_t *at, const uint8_t *end, unsigned width)
 {
     uint64_t value = 0;
     if (end - at >= 8) { /* mostly so, and faster */
         memcpy(&value, at, 8);
-        return spider__big_endian(value) >> (64 - 8 * width);
+        return __builtin_bswap64(value) >> (64 - 8 * width);
     }
     while (width-- > 0) {
         value = value << 8 | *at++;
@@ -487,19 +433,15 @@ SPIDER__INLINE uint64_t spider__load_be(const uint8_t *at, const uint8_t *end, u
 
 static uint32_t spider__load_le32(const uint8_t *at)
 {
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+    uint32_t value;
+    memcpy(&value, at, 4);
+    return value;
 }
 
-static void spider__store_le32(uint8_t *at, size_t value)
-{
-    for (unsigned i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
+static void spider__store_le32(uint8_t *at, size_t value) { memcpy(at, &value, 4); }
 
-/* Returns the end of the head, or of the string, binary or extension; NULL if the value reaches beyond `end`. An array or
- * a map needs at least as many bytes as it has elements: a count that was accepted is not larger than what was sent.
- * The reserved marker c1 has the type END. */
+/* Returns the end of the head, or of the string, binary or extension; NULL if the value reaches beyond `end`. An array
+ * or map needs as many bytes as it has elements, so that a count never exceeds what was sent. c1 has the type END. */
 SPIDER__INLINE const uint8_t *spider__decode(const uint8_t *at, const uint8_t *end, spider__head *head)
 {
     /* For the markers c0 to df: the type, and how many bytes of a number or size follow. */
@@ -576,10 +518,11 @@ static const uint8_t *spider__skip(const uint8_t *at, const uint8_t *end, uint64
     return at;
 }
 
-static const spider__form spider__unsigned_form = {0x00, 0x80, 0xcc, true};
-static const spider__form spider__string_form = {0xa0, 32, 0xd9, true};
-static const spider__form spider__array_form = {0x90, 16, 0xdb, false};
-static const spider__form spider__map_form = {0x80, 16, 0xdd, false};
+static const spider__form spider__byte = {0x00, 0x100, 0, false};
+static const spider__form spider__unsigned = {0x00, 0x80, 0xcc, true};
+static const spider__form spider__string = {0xa0, 32, 0xd9, true};
+static const spider__form spider__array = {0x90, 16, 0xdb, false};
+static const spider__form spider__map = {0x80, 16, 0xdd, false};
 
 /* How many bytes follow the marker: 0, 1, 2, 4 or 8. */
 static size_t spider__extra_bytes(const spider__form *form, uint64_t value)
@@ -595,7 +538,7 @@ static size_t spider__extra_bytes(const spider__form *form, uint64_t value)
 SPIDER__INLINE uint8_t *spider__store_be(uint8_t *at, unsigned marker, uint64_t value, size_t bytes)
 {
     *at++ = (uint8_t)marker;
-    value = spider__big_endian(value << (64 - 8 * bytes));
+    value = __builtin_bswap64(value << (64 - 8 * bytes));
     memcpy(at, &value, 8);
     return at + bytes;
 }
@@ -621,7 +564,8 @@ SPIDER__INLINE bool spider__is_ascii(const uint8_t *at, size_t size) /* of 8 or 
 static size_t spider__utf8_prefix(const void *text, size_t size)
 {
     const uint8_t *data = (const uint8_t *)text;
-    for (size_t i = 0;;) {
+    size_t i = 0;
+    while (i < size) {
         while (size - i >= 32 && spider__is_ascii(data + i, 32)) {
             i += 32;
         }
@@ -649,10 +593,8 @@ static size_t spider__utf8_prefix(const void *text, size_t size)
             }
             i += more + 1;
         }
-        if (i == size) {
-            return size;
-        }
     }
+    return size;
 }
 
 /* ---- Errors and memory ------------------------------------------------------------------------------------------- */
@@ -669,18 +611,18 @@ SPIDER__COLD void spider__fail_with(spider__call *call, spider_error_kind kind, 
     }
     call->failed = true;
     free(call->out.data); /* the outputs are lost, and their memory may be what the error needs */
-    call->out.data = NULL;
     uint8_t *at = (uint8_t *)malloc(20 + name_size + size);
+    call->out.data = at;
+    call->out.size = 0;
     if (at == NULL) {
         return; /* the executor reports an empty error */
     }
-    call->error = at;
     *at = 0x81;
     at[1] = (uint8_t)(0xa0 | name_size);
     memcpy(at + 2, name, name_size);
-    at = spider__store_head(at + 2 + name_size, &spider__string_form, size);
+    at = spider__store_head(at + 2 + name_size, &spider__string, size);
     memcpy(at, text, size);
-    call->error_size = (size_t)(at - call->error) + size;
+    call->out.size = (size_t)(at - call->out.data) + size;
     for (size_t i = 0; (i += spider__utf8_prefix(at + i, size - i)) < size;) {
         at[i] = '?'; /* text that is not UTF-8 would make the whole error unreadable */
     }
@@ -703,10 +645,8 @@ bool spider__reader_ok(const spider_reader *in) { return !in->call->failed; }
 void *spider_alloc(spider_task *task, size_t count, size_t size)
 {
     spider__call *call = (spider__call *)task;
-    spider__block *block = NULL;
-    if (size == 0 || count <= (SIZE_MAX - sizeof *block) / size) {
-        block = (spider__block *)calloc(1, sizeof *block + count * size);
-    }
+    bool fits = size == 0 || count <= (SIZE_MAX - sizeof(spider__block)) / size;
+    spider__block *block = fits ? (spider__block *)calloc(1, sizeof *block + count * size) : NULL;
     if (block == NULL) {
         spider_fail(task, SPIDER_ERROR_SERIALIZATION, "out of memory: no room for %zu times %zu bytes", count, size);
         return NULL;
@@ -770,7 +710,7 @@ SPIDER__COLD void spider__describe_position(const spider_reader *in, uint32_t de
 {
     size_t used = (size_t)snprintf(text, SPIDER__POSITION_SIZE, in->index > 0 ? "%s[%" PRIu32 "]" : "%s", in->label,
                                    in->index - 1);
-    for (uint32_t i = 0; i < depth && in->levels[i].index > 0; i++) { /* if no value was begun, the container is meant */
+    for (uint32_t i = 0; i < depth && in->levels[i].index > 0; i++) { /* without a value, the container is meant */
         const spider__level *level = &in->levels[i];
         uint32_t index = level->index - 1;
         char *at = text + used;
@@ -812,33 +752,28 @@ void spider_reject(spider_reader *in, const char *expected, const char *format, 
 /* The value is of another type. */
 SPIDER__COLD void spider__mismatch(spider_reader *in, const char *expected)
 {
+    static const char *const kinds[] = {"a reserved type", "nil", "the boolean ", "the integer ", "the integer -",
+                                        "a float", "a double", "a string", "binary", "an extension", "an array",
+                                        "a map"};
     const spider__head *head = &in->head;
-    switch (head->type) {
-    case SPIDER_TYPE_NIL:
-        spider_reject(in, expected, in->position == spider__absent + 1 ? "no such field" : "nil");
-        break;
-    case SPIDER_TYPE_BOOLEAN: spider_reject(in, expected, "the boolean %s", head->bits != 0 ? "true" : "false"); break;
-    case SPIDER_TYPE_UNSIGNED: spider_reject(in, expected, "the integer %" PRIu64, head->bits); break;
-    case SPIDER_TYPE_NEGATIVE: spider_reject(in, expected, "the integer -%" PRIu64, 0 - head->bits); break;
-    case SPIDER_TYPE_FLOAT: spider_reject(in, expected, "a float"); break;
-    case SPIDER_TYPE_DOUBLE: spider_reject(in, expected, "a double"); break;
-    case SPIDER_TYPE_STRING: spider_reject(in, expected, "a string of length %" PRIu32, head->size); break;
-    case SPIDER_TYPE_BINARY: spider_reject(in, expected, "binary of length %" PRIu32, head->size); break;
-    case SPIDER_TYPE_ARRAY: spider_reject(in, expected, "an array of length %" PRIu32, head->size); break;
-    case SPIDER_TYPE_MAP: spider_reject(in, expected, "a map of length %" PRIu32, head->size); break;
-    case SPIDER_TYPE_END:
-    case SPIDER_TYPE_EXTENSION: spider_reject(in, expected, "a reserved or extension type"); break;
+    const char *kind = kinds[head->type];
+    if (in->position == spider__absent + 1) {
+        spider_reject(in, expected, "no such field");
+    } else if (head->type == SPIDER_TYPE_BOOLEAN) {
+        spider_reject(in, expected, "%s%s", kind, head->bits != 0 ? "true" : "false");
+    } else if (head->type == SPIDER_TYPE_UNSIGNED || head->type == SPIDER_TYPE_NEGATIVE) {
+        uint64_t magnitude = head->type == SPIDER_TYPE_UNSIGNED ? head->bits : 0 - head->bits;
+        spider_reject(in, expected, "%s%" PRIu64, kind, magnitude);
+    } else if (head->type < SPIDER_TYPE_STRING) {
+        spider_reject(in, expected, "%s", kind);
+    } else {
+        spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
     }
 }
 
-SPIDER__COLD void spider__truncated(spider_reader *in, const char *expected)
+SPIDER__COLD void spider__damaged(spider_reader *in, const char *expected)
 {
-    spider_reject(in, expected, "the end of the bytes (truncated)");
-}
-
-SPIDER__COLD void spider__damaged(spider_reader *in)
-{
-    spider_reject(in, "a value", "truncated bytes, or the reserved marker c1");
+    spider_reject(in, expected, "the end of the bytes (truncated), or the reserved marker c1");
 }
 
 /* ---- Readers ---------------------------------------------------------------------------------------------------- */
@@ -850,12 +785,11 @@ static void spider__open_payload(spider_reader *in, const char *label, const uin
     in->count = size < 4 ? 0 : spider__load_le32(data);
     in->next = data + (size < 4 ? size : 4);
     in->limit = data + size;
-    if (size < 4 && (size > 0 || in != in->call->task.in)) { /* the inputs of a cleanup task may lack even a count */
+    bool lacks_count = size < 4 && (size > 0 || in != in->call->task.in); /* a cleanup task's inputs may be empty */
+    if (lacks_count || in->count > (size_t)(in->limit - in->next) / 4) {
         spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION,
-                    "%s: expected a count of 4 bytes, found only %zu bytes", label, size);
-    } else if (in->count > (size_t)(in->limit - in->next) / 4) {
-        spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION,
-                    "%s: expected %" PRIu32 " values, found only %zu bytes (truncated)", label, in->count, size - 4);
+                    "%s: expected a count of 4 bytes and %" PRIu32 " values, found only %zu bytes (truncated)", label,
+                    in->count, size);
     }
 }
 
@@ -876,7 +810,7 @@ static bool spider__begin_top(spider_reader *in, const char *expected)
     in->index++;
     size_t left = (size_t)(in->limit - in->next);
     if (left < 4 || spider__load_le32(in->next) > left - 4) {
-        spider__truncated(in, expected);
+        spider__damaged(in, expected);
         return false;
     }
     in->position = in->next + 4;
@@ -899,8 +833,7 @@ static void spider__begin_elsewhere(spider_reader *in, const spider__level *leve
     }
 }
 
-/* Leaves every container that has been read to its end. This waits for the next value, so that until then errors can say
- * where the last one was. */
+/* Leaves the containers that have been read to their ends. Until then, errors can say where the last value was. */
 SPIDER__INLINE void spider__leave(spider_reader *in)
 {
     while (!in->peeked && in->depth > 0 && in->levels[in->depth - 1].index == in->levels[in->depth - 1].count) {
@@ -935,7 +868,7 @@ static const spider__head *spider__take(spider_reader *in, const char *expected)
     }
     in->position = spider__decode(in->position, in->end, &in->head);
     if (in->position == NULL) {
-        spider__truncated(in, expected);
+        spider__damaged(in, expected);
         return NULL;
     }
     return &in->head;
@@ -958,17 +891,13 @@ static spider__level *spider__enter(spider_reader *in, uint32_t count, bool pair
         spider_reject(in, "at most 1023 levels", "deeper nesting");
         return NULL;
     }
-    spider__level *level = &in->levels[in->depth++];
-    level->names = names;
-    level->after = NULL;
-    level->index = 0;
-    level->count = count;
-    level->pairs = pairs;
-    return level;
+    spider__level level = {names, NULL, 0, count, pairs};
+    in->levels[in->depth] = level;
+    return &in->levels[in->depth++];
 }
 
-/* Opens a struct that came as a map: finds the values of all fields. Every byte is looked at once for each of the structs
- * around it, whose number is limited for this reason. */
+/* Opens a struct that came as a map: finds the values of its fields. This takes time for each level of such structs, so
+ * their number is limited. */
 static void spider__enter_map_struct(spider_reader *in, const char *names, uint32_t count, uint32_t entries)
 {
     if (in->map_structs == SPIDER_TDL_MAP_STRUCTS_MAX || count > SPIDER_TDL_FIELDS_MAX) {
@@ -992,7 +921,7 @@ static void spider__enter_map_struct(spider_reader *in, const char *names, uint3
         value = value != NULL ? spider__skip(value, in->end, spider__children(&key)) : NULL;
         at = value != NULL ? spider__skip(value, in->end, 1) : NULL;
         if (at == NULL) {
-            spider__damaged(in);
+            spider__damaged(in, "a value");
             return;
         }
         uint32_t match = spider__match(split, count, likely, &key);
@@ -1026,7 +955,7 @@ spider_type spider_peek(spider_reader *in)
     }
     in->peeked = spider__take(in, "a value") != NULL;
     if (in->peeked && in->head.type == SPIDER_TYPE_END) {
-        spider__damaged(in);
+        spider__damaged(in, "a value");
     }
     return in->peeked ? in->head.type : SPIDER_TYPE_END;
 }
@@ -1039,7 +968,7 @@ void spider_skip(spider_reader *in)
     }
     in->position = spider__skip(in->position, in->end, spider__children(head));
     if (in->position == NULL || head->type == SPIDER_TYPE_END) {
-        spider__damaged(in);
+        spider__damaged(in, "a value");
     }
 }
 
@@ -1068,17 +997,16 @@ bool spider_ready(spider_task *task)
 }
 
 void spider_read_nil(spider_reader *in) { spider__take_type(in, "nil", SPIDER_TYPE_NIL); }
+bool spider_read_boolean(spider_reader *in)
+{
+    return spider__take_type(in, "boolean", SPIDER_TYPE_BOOLEAN) && in->head.bits != 0;
+}
 
 bool spider_read_option(spider_reader *in)
 {
     const spider__head *head = spider__take(in, "a value or nil");
     in->peeked = head != NULL && head->type != SPIDER_TYPE_NIL;
     return in->peeked;
-}
-
-bool spider_read_boolean(spider_reader *in)
-{
-    return spider__take_type(in, "boolean", SPIDER_TYPE_BOOLEAN) && in->head.bits != 0;
 }
 
 /* Returns the bits of an integer within the bounds; 0 after an error. */
@@ -1096,39 +1024,33 @@ SPIDER__INLINE uint64_t spider__read_integer(spider_reader *in, const char *expe
     return head->bits;
 }
 
-#define SPIDER__INTEGER_READERS(bits)                                                                  \
-    int##bits##_t spider_read_int##bits(spider_reader *in)                                             \
-    {                                                                                                  \
-        return (int##bits##_t)spider__read_integer(in, "int" #bits, INT##bits##_MIN, INT##bits##_MAX); \
-    }                                                                                                  \
-    uint##bits##_t spider_read_uint##bits(spider_reader *in)                                           \
-    {                                                                                                  \
-        return (uint##bits##_t)spider__read_integer(in, "uint" #bits, 0, UINT##bits##_MAX);            \
-    }
-SPIDER__INTEGER_READERS(8)
-SPIDER__INTEGER_READERS(16)
-SPIDER__INTEGER_READERS(32)
-SPIDER__INTEGER_READERS(64)
+#define SPIDER__INTEGER_READER(name, type, min, max) \
+    type spider_read_##name(spider_reader *in) { return (type)spider__read_integer(in, #name, min, max); }
+SPIDER__INTEGER_READER(int8, int8_t, INT8_MIN, INT8_MAX)
+SPIDER__INTEGER_READER(int16, int16_t, INT16_MIN, INT16_MAX)
+SPIDER__INTEGER_READER(int32, int32_t, INT32_MIN, INT32_MAX)
+SPIDER__INTEGER_READER(int64, int64_t, INT64_MIN, INT64_MAX)
+SPIDER__INTEGER_READER(uint8, uint8_t, 0, UINT8_MAX)
+SPIDER__INTEGER_READER(uint16, uint16_t, 0, UINT16_MAX)
+SPIDER__INTEGER_READER(uint32, uint32_t, 0, UINT32_MAX)
+SPIDER__INTEGER_READER(uint64, uint64_t, 0, UINT64_MAX)
 
-#define SPIDER__FLOAT_READER(type_)                                                 \
-    type_ spider_read_##type_(spider_reader *in)                                    \
-    {                                                                               \
-        const spider__head *head = spider__take(in, #type_);                        \
-        float single;                                                               \
-        double full;                                                                \
-        if (head == NULL) {                                                         \
-            return 0;                                                               \
-        }                                                                           \
-        uint32_t single_bits = (uint32_t)head->bits;                                \
-        memcpy(&single, &single_bits, sizeof single);                               \
-        memcpy(&full, &head->bits, sizeof full);                                    \
-        switch (head->type) {                                                       \
-        case SPIDER_TYPE_FLOAT: return (type_)single;                               \
-        case SPIDER_TYPE_DOUBLE: return (type_)full;                                \
-        case SPIDER_TYPE_UNSIGNED: return (type_)head->bits;                        \
-        case SPIDER_TYPE_NEGATIVE: return (type_)(int64_t)head->bits;               \
-        default: spider__mismatch(in, #type_); return 0;                            \
-        }                                                                           \
+#define SPIDER__FLOAT_READER(type_)                                                                   \
+    type_ spider_read_##type_(spider_reader *in)                                                      \
+    {                                                                                                 \
+        const spider__head *head = spider__take(in, #type_);                                          \
+        if (head == NULL) {                                                                           \
+            return 0;                                                                                 \
+        }                                                                                             \
+        union { uint32_t bits; float value; } single = {(uint32_t)head->bits};                        \
+        union { uint64_t bits; double value; } full = {head->bits};                                   \
+        switch (head->type) {                                                                         \
+        case SPIDER_TYPE_FLOAT: return (type_)single.value;                                           \
+        case SPIDER_TYPE_DOUBLE: return (type_)full.value;                                            \
+        case SPIDER_TYPE_UNSIGNED: return (type_)head->bits;                                          \
+        case SPIDER_TYPE_NEGATIVE: return (type_)(int64_t)head->bits;                                 \
+        default: spider__mismatch(in, #type_); return 0;                                              \
+        }                                                                                             \
     }
 SPIDER__FLOAT_READER(float)
 SPIDER__FLOAT_READER(double)
@@ -1188,38 +1110,34 @@ spider_bytes spider_read_bytes(spider_reader *in)
     if (level == NULL) {
         return value;
     }
-    if (level->after != NULL) {
-        value.data = level->after - level->count;
-    } else {
-        uint8_t *data = (uint8_t *)spider_alloc(&in->call->task, level->count, 1);
-        const uint8_t *at = in->position;
-        for (uint32_t i = 0; i < level->count && !in->call->failed; i++) {
-            if (at < in->end && *at < 0x80) {
-                data[i] = *at++;
-            } else if (in->end - at >= 2 && *at == 0xcc) {
-                data[i] = at[1];
-                at += 2;
-            } else { /* another form, or an error */
-                in->position = at;
-                level->index = i;
-                data[i] = spider_read_uint8(in);
-                at = in->position;
-            }
+    const uint8_t *at = in->position;
+    uint8_t *data = level->after != NULL ? NULL : (uint8_t *)spider_alloc(&in->call->task, level->count, 1);
+    for (uint32_t i = 0; level->after == NULL && i < level->count && !in->call->failed; i++) {
+        if (at < in->end && *at < 0x80) {
+            data[i] = *at++;
+        } else if (in->end - at >= 2 && *at == 0xcc) {
+            data[i] = at[1];
+            at += 2;
+        } else { /* another form, or an error */
+            in->position = at;
+            level->index = i;
+            data[i] = spider_read_uint8(in);
+            at = in->position;
         }
-        if (in->call->failed) {
-            return value;
-        }
-        in->position = at;
-        value.data = data;
     }
+    if (in->call->failed) {
+        return value;
+    }
+    in->position = at;
+    value.data = level->after != NULL ? level->after - level->count : data;
     value.size = level->index = level->count;
     return value;
 }
 
 size_t spider_read_map(spider_reader *in)
 {
-    bool entered = spider__take_type(in, "map", SPIDER_TYPE_MAP) && spider__enter(in, 2 * in->head.size, true, NULL) != NULL;
-    return entered ? in->head.size : 0;
+    bool is_map = spider__take_type(in, "map", SPIDER_TYPE_MAP);
+    return is_map && spider__enter(in, 2 * in->head.size, true, NULL) != NULL ? in->head.size : 0;
 }
 
 void spider_read_tuple(spider_reader *in, size_t count)
@@ -1262,12 +1180,8 @@ static size_t spider__output_index(const spider_writer *out)
 /* Makes room for `size` more bytes. Outputs have less than 4 GiB, so that lengths and counts fit into 32 bits. */
 static __attribute__((noinline)) bool spider__grow(spider_writer *out, size_t size)
 {
-    uint8_t *data = NULL;
-    size_t capacity = out->capacity < 128 ? 256 : 2 * out->capacity;
-    if (size <= UINT32_MAX - out->size) {
-        capacity = capacity < out->size + size ? out->size + size : capacity;
-        data = (uint8_t *)realloc(out->data, capacity);
-    }
+    size_t capacity = 2 * out->capacity + size + 256;
+    uint8_t *data = size <= UINT32_MAX - out->size ? (uint8_t *)realloc(out->data, capacity) : NULL;
     if (data == NULL) {
         spider__fail_to_write(out, "out of memory: no room for %zu more bytes of outputs", size);
         return false;
@@ -1344,13 +1258,7 @@ static void spider__put_marker(spider_writer *out, unsigned marker, uint64_t val
     }
 }
 
-static void spider__put_byte(spider_writer *out, uint8_t byte)
-{
-    uint8_t *at = spider__put(out, 1, 0);
-    if (at != NULL) {
-        *at = byte;
-    }
-}
+static void spider__put_byte(spider_writer *out, uint8_t byte) { spider__put_head(out, &spider__byte, byte, 0, 0); }
 
 void spider_write_count(spider_writer *out, size_t count)
 {
@@ -1363,6 +1271,7 @@ void spider_write_count(spider_writer *out, size_t count)
 
 void spider_write_nil(spider_writer *out) { spider__put_byte(out, 0xc0); }
 void spider_write_boolean(spider_writer *out, bool value) { spider__put_byte(out, value ? 0xc3 : 0xc2); }
+void spider_write_uint64(spider_writer *out, uint64_t value) { spider__put_head(out, &spider__unsigned, value, 0, 0); }
 
 bool spider_write_option(spider_writer *out, bool present)
 {
@@ -1370,11 +1279,6 @@ bool spider_write_option(spider_writer *out, bool present)
         spider_write_nil(out);
     }
     return present;
-}
-
-void spider_write_uint64(spider_writer *out, uint64_t value)
-{
-    spider__put_head(out, &spider__unsigned_form, value, 0, 0);
 }
 
 void spider_write_int64(spider_writer *out, int64_t value)
@@ -1417,7 +1321,7 @@ void spider_write_string(spider_writer *out, spider_string value)
         spider__fail_to_write(out, "outputs[%zu]: a string that is not UTF-8", spider__output_index(out));
         return;
     }
-    uint8_t *at = spider__put_head(out, &spider__string_form, value.size, value.size, 0);
+    uint8_t *at = spider__put_head(out, &spider__string, value.size, value.size, 0);
     if (at != NULL && value.size > 0) { /* without a size, `data` may be NULL */
         memcpy(at, value.data, value.size);
     }
@@ -1425,11 +1329,10 @@ void spider_write_string(spider_writer *out, spider_string value)
 
 void spider_write_cstring(spider_writer *out, const char *value)
 {
+    spider_string text = {value, value != NULL ? strlen(value) : 0};
     if (value == NULL) {
         spider__fail_to_write(out, "outputs[%zu]: NULL is not a string", spider__output_index(out));
-        return;
     }
-    spider_string text = {value, strlen(value)};
     spider_write_string(out, text);
 }
 
@@ -1439,7 +1342,7 @@ void spider_write_bytes(spider_writer *out, spider_bytes value)
     for (size_t i = 0; i < value.size; i++) {
         size += value.data[i] >> 7; /* from 0x80, a byte takes two */
     }
-    uint8_t *at = spider__put_head(out, &spider__array_form, value.size, size, 0);
+    uint8_t *at = spider__put_head(out, &spider__array, value.size, size, 0);
     for (size_t i = 0; at != NULL && i < value.size; i++) {
         if (value.data[i] >= 0x80) {
             *at++ = 0xcc;
@@ -1448,14 +1351,10 @@ void spider_write_bytes(spider_writer *out, spider_bytes value)
     }
 }
 
-void spider_write_list(spider_writer *out, size_t count) { spider__put_head(out, &spider__array_form, count, 0, count); }
+void spider_write_list(spider_writer *out, size_t count) { spider__put_head(out, &spider__array, count, 0, count); }
+void spider_write_map(spider_writer *out, size_t count) { spider__put_head(out, &spider__map, count, 0, 2ull * count); }
 void spider_write_tuple(spider_writer *out, size_t count) { spider_write_list(out, count); }
 void spider_write_struct(spider_writer *out, const char *names) { spider_write_list(out, spider__count_names(names)); }
-
-void spider_write_map(spider_writer *out, size_t count)
-{
-    spider__put_head(out, &spider__map_form, count, 0, 2 * (uint64_t)count);
-}
 
 /* One byte is left for the head, which is all that most need. */
 static void spider__begin_container(spider_writer *out, const spider__form *form)
@@ -1464,11 +1363,8 @@ static void spider__begin_container(spider_writer *out, const spider__form *form
         spider__fail_to_write(out, "outputs[%zu]: too many lists and maps of unknown length are open",
                               spider__output_index(out));
     } else if (spider__put(out, 1, 0) != NULL) {
-        spider__open *open = &out->open[out->depth++];
-        open->form = form;
-        open->start = out->size - 1;
-        open->outer_pending = out->pending;
-        open->count = 0;
+        spider__open open = {form, out->size - 1, out->pending, 0};
+        out->open[out->depth++] = open;
         out->pending = 0;
     }
 }
@@ -1476,12 +1372,12 @@ static void spider__begin_container(spider_writer *out, const spider__form *form
 static void spider__end_container(spider_writer *out, const spider__form *form)
 {
     const spider__open *open = out->depth > 0 ? &out->open[out->depth - 1] : NULL;
-    size_t per_entry = form == &spider__map_form ? 2 : 1;
+    size_t per_entry = form == &spider__map ? 2 : 1;
     if (out->call->failed) {
         return;
     }
     if (open == NULL || open->form != form || out->pending > 0 || open->count % per_entry != 0) {
-        const char *name = form == &spider__map_form ? "map" : "list";
+        const char *name = form == &spider__map ? "map" : "list";
         spider__fail_to_write(out, "outputs[%zu]: spider_end_%s without spider_begin_%s, or before its last value",
                               spider__output_index(out), name, name);
         return;
@@ -1498,10 +1394,10 @@ static void spider__end_container(spider_writer *out, const spider__form *form)
     }
 }
 
-void spider_begin_list(spider_writer *out) { spider__begin_container(out, &spider__array_form); }
-void spider_end_list(spider_writer *out) { spider__end_container(out, &spider__array_form); }
-void spider_begin_map(spider_writer *out) { spider__begin_container(out, &spider__map_form); }
-void spider_end_map(spider_writer *out) { spider__end_container(out, &spider__map_form); }
+void spider_begin_list(spider_writer *out) { spider__begin_container(out, &spider__array); }
+void spider_end_list(spider_writer *out) { spider__end_container(out, &spider__array); }
+void spider_begin_map(spider_writer *out) { spider__begin_container(out, &spider__map); }
+void spider_end_map(spider_writer *out) { spider__end_container(out, &spider__map); }
 
 /* ---- The call --------------------------------------------------------------------------------------------------- */
 
@@ -1520,17 +1416,18 @@ SPIDER__COLD void spider__start(spider__call *call)
     spider__open_payload(&call->in, "inputs", (const uint8_t *)"", 0);
 }
 
-/* Replaces the bytes by what they decompress to, in the task's memory. */
-static void spider__decompress(spider_task *task, spider_bytes *bytes)
+static void spider__decompress(spider_reader *in, const uint8_t *data, size_t size)
 {
+    spider_task *task = &in->call->task;
 #ifdef SPIDER_TDL_WITH_ZSTD
     ZSTD_DStream *stream = ZSTD_createDStream();
-    ZSTD_inBuffer source = {bytes->data, bytes->size, 0};
+    ZSTD_inBuffer source = {data, size, 0};
     ZSTD_outBuffer target = {NULL, 0, 0};
-    size_t state = 1;
-    while (stream != NULL && (source.pos < source.size || (state != 0 && target.pos == target.size))) {
-        if (target.pos == target.size) { /* the size that the bytes declare is not trusted */
-            size_t larger = target.size == 0 ? 4096 + 4 * source.size : 2 * target.size;
+    size_t state = 1; /* 0 at the end of the data */
+    while (stream != NULL && state != 0 && !ZSTD_isError(state)
+           && (source.pos < source.size || target.pos == target.size)) {
+        if (target.pos == target.size) { /* the data also declares a size, which cannot be trusted */
+            size_t larger = 4096 + 4 * size + 2 * target.size;
             void *grown = spider_alloc(task, larger, 1);
             if (grown == NULL) {
                 break;
@@ -1540,9 +1437,6 @@ static void spider__decompress(spider_task *task, spider_bytes *bytes)
             target.size = larger;
         }
         state = ZSTD_decompressStream(stream, &target, &source);
-        if (ZSTD_isError(state)) {
-            break;
-        }
     }
     ZSTD_freeDStream(stream);
     if (stream == NULL) {
@@ -1550,11 +1444,12 @@ static void spider__decompress(spider_task *task, spider_bytes *bytes)
     } else if (state != 0) {
         spider_fail(task, SPIDER_ERROR_DESERIALIZATION, "graph_outputs: expected zstd, found damaged bytes: %s",
                     ZSTD_isError(state) ? ZSTD_getErrorName(state) : "truncated");
+    } else {
+        spider__open_payload(in, "graph_outputs", (const uint8_t *)target.dst, target.pos);
     }
-    bytes->data = (const uint8_t *)target.dst;
-    bytes->size = target.pos;
 #else
-    (void)bytes;
+    (void)data;
+    (void)size;
     spider_fail(task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
                 "graph_outputs: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD");
 #endif
@@ -1564,56 +1459,48 @@ static void spider__decompress(spider_task *task, spider_bytes *bytes)
 SPIDER__COLD bool spider__open_graph_outputs(spider_reader *in)
 {
     spider__call *call = in->call;
-    spider_task *task = &call->task;
     spider_bytes buffer = call->graph_buffer;
-    if (!call->has_graph_buffer) {
-        spider_fail(task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
+    if (buffer.data == NULL) {
+        spider_fail(&call->task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
                     "graph_outputs: there are none, only a commit task has them");
     } else if (buffer.size == 0 || buffer.data[0] > 1) {
-        spider_fail(task, SPIDER_ERROR_DESERIALIZATION,
+        spider_fail(&call->task, SPIDER_ERROR_DESERIALIZATION,
                     "graph_outputs: expected a first byte of 0 (plain) or 1 (zstd), found %s",
                     buffer.size == 0 ? "no bytes" : "another");
+    } else if (buffer.data[0] == 1) {
+        spider__decompress(in, buffer.data + 1, buffer.size - 1);
     } else {
-        bool compressed = *buffer.data++ == 1;
-        buffer.size--;
-        if (compressed) {
-            spider__decompress(task, &buffer);
-        }
-        if (!call->failed) {
-            spider__open_payload(in, "graph_outputs", buffer.data, buffer.size);
-        }
+        spider__open_payload(in, "graph_outputs", buffer.data + 1, buffer.size - 1);
     }
     return !call->failed;
 }
 
-/* {"Index": number}, "Commit" or "Cleanup". The latter two may also come as maps, with nil. */
+static bool spider__equal(const char *text, const void *data, size_t size)
+{
+    return strlen(text) == size && memcmp(text, data, size) == 0;
+}
+
+/* {"Index": number}, "Commit" or "Cleanup". */
 static void spider__read_task_id(spider_task *task, spider_reader *in)
 {
-    static const char *const names[] = {"Index", "Commit", "Cleanup"};
     bool is_map = spider_peek(in) == SPIDER_TYPE_MAP;
     if (is_map) {
         spider_read_map(in);
     }
     spider_string name = spider_read_string(in);
-    unsigned kind = 0;
-    while (kind < 3 && (strlen(names[kind]) != name.size || memcmp(names[kind], name.data, name.size) != 0)) {
-        kind++;
-    }
-    if (kind == 3 || (kind == SPIDER_TASK_INDEX && !is_map)) {
-        spider_reject(in, "Index with a number, Commit or Cleanup", "%.*s", (int)name.size, name.data);
-        return;
-    }
-    task->kind = (spider_task_kind)kind;
-    if (kind == SPIDER_TASK_INDEX) {
+    if (is_map && spider__equal("Index", name.data, name.size)) {
         task->index = spider_read_uint64(in);
-    } else if (is_map) {
-        spider_read_nil(in);
+    } else if (!is_map && spider__equal("Commit", name.data, name.size)) {
+        task->kind = SPIDER_TASK_COMMIT;
+    } else if (!is_map && spider__equal("Cleanup", name.data, name.size)) {
+        task->kind = SPIDER_TASK_CLEANUP;
+    } else {
+        spider_reject(in, "Index with a number, Commit or Cleanup", "%.*s", (int)name.size, name.data);
     }
 }
 
 SPIDER__COLD void spider__read_context(spider__call *call, const uint8_t *data, size_t size)
 {
-    static const char *const names = "job_id, task_id, task_instance_id, resource_group_id, graph_outputs";
     spider_task *task = &call->task;
     spider_reader *in = &call->graph_outputs; /* not needed yet for its purpose */
     in->label = "task";
@@ -1628,14 +1515,13 @@ SPIDER__COLD void spider__read_context(spider__call *call, const uint8_t *data, 
                       in->head.size == 4 ? ", as an older Spider sends" : "");
         return;
     }
-    spider__enter(in, 5, false, names);
+    spider__enter(in, 5, false, "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
     task->job_id = spider_read_uint64(in);
     spider__read_task_id(task, in);
     task->instance_id = spider_read_uint64(in);
     task->resource_group_id = spider_read_uint64(in);
     if (spider_read_option(in)) {
         call->graph_buffer = spider_read_bytes(in);
-        call->has_graph_buffer = true;
     }
     in->depth = 0;
 }
@@ -1647,13 +1533,9 @@ static void spider__run(spider__call *call, spider_task_function function)
     try {
         function(&call->task);
     } catch (const spider::task_error &error) {
-        spider__fail_with(call, error.kind(), error.message().data(), error.message().size());
+        spider_fail(&call->task, error.kind, "%s", error.what());
     } catch (const std::exception &error) {
         spider_fail(&call->task, SPIDER_ERROR_EXECUTION, "%s", error.what());
-#ifdef __GLIBCXX__
-    } catch (const abi::__forced_unwind &) { /* the thread ends: stopping that would end the process */
-        throw;
-#endif
     } catch (...) {
         spider_fail(&call->task, SPIDER_ERROR_EXECUTION, "unknown C++ exception");
     }
@@ -1686,11 +1568,8 @@ SPIDER__COLD spider_result spider__finish(spider__call *call)
         call->memory = block->next;
         free(block);
     }
-    spider_result result = {call->failed, call->failed ? call->error : call->out.data,
-                            call->failed ? call->error_size : call->out.size};
-    if (result.pointer == NULL) {
-        result.pointer = (uint8_t *)1; /* Rust requires that it is not NULL, even if it is not used */
-    }
+    uint8_t *data = call->out.data != NULL ? call->out.data : (uint8_t *)1; /* Rust requires that it is not NULL */
+    spider_result result = {call->failed, data, call->out.size};
     return result;
 }
 
@@ -1700,51 +1579,48 @@ static spider_task_function spider__find_task(const void *name, size_t size)
 {
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
         const spider_task_entry *task = &spider__this_package.tasks[i];
-        if (strlen(task->name) == size && memcmp(task->name, name, size) == 0) {
+        if (spider__equal(task->name, name, size)) {
             return task->function;
         }
     }
     return NULL;
 }
 
-/* Two tasks of one name would hide the second. */
 SPIDER__COLD void spider__check_tasks(spider_task *task)
 {
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
         const spider_task_entry *entry = &spider__this_package.tasks[i];
-        if (entry->name == NULL || entry->function == NULL) {
-            spider_fail(task, SPIDER_ERROR_EXECUTION, "the package's task number %zu has no name or no function", i + 1);
+        if (entry->name == NULL || entry->function == NULL
+            || spider__find_task(entry->name, strlen(entry->name)) != entry->function) {
+            spider_fail(task, SPIDER_ERROR_EXECUTION,
+                        "the package's task number %zu has no name, no function, or the name of another task", i + 1);
             return;
-        }
-        if (spider__find_task(entry->name, strlen(entry->name)) != entry->function) {
-            spider_fail(task, SPIDER_ERROR_EXECUTION, "the package has two tasks named \"%s\"", entry->name);
         }
     }
 }
 
-spider_version __spider_tdl_package_get_version(void)
+SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)
 {
     spider_version version = {SPIDER_TDL_INTERFACE_MAJOR, SPIDER_TDL_INTERFACE_MINOR, SPIDER_TDL_INTERFACE_PATCH};
     return version;
 }
 
-spider_view __spider_tdl_package_get_name(void) { return spider__this_package.name; }
+SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void) { return spider__this_package.name; }
 
-spider_result __spider_tdl_package_init(void)
+SPIDER__EXPORT spider_result __spider_tdl_package_init(void)
 {
     spider__call call;
     spider__start(&call);
+    call.out.announced = 0;
     spider__check_tasks(&call.task);
     if (!call.failed && spider__this_package.init != NULL) {
         spider__run(&call, spider__this_package.init);
     }
-    free(call.out.data); /* the result has no outputs, not even their count */
-    call.out.data = NULL;
-    call.out.size = 0;
     return spider__finish(&call);
 }
 
-spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context, spider_view inputs)
+SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,
+                                                          spider_view inputs)
 {
     spider__call call;
     spider_task_function function = spider__find_task(task_name.pointer, task_name.length);
