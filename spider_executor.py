@@ -34,7 +34,6 @@ import _thread
 import ctypes
 import errno
 import faulthandler
-import mmap
 import select
 import time
 from ctypes import c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
@@ -56,7 +55,7 @@ __all__ = ["ExecutorCrash", "ExecutorHandle", "TaskTimeout", "TdlPackage", "TdlP
 __version__ = "0.1.0"
 
 _libc = ctypes.CDLL(None)
-_libc.dlsym.restype = c_void_p
+_libc.calloc.restype = _libc.dlsym.restype = c_void_p
 _libc.free.argtypes, _libc.free.restype = [c_void_p], None
 
 # -------------------------------------------------------------------------------------------------------------- process
@@ -268,10 +267,9 @@ class Channel:
         os.dup2(2, 1)
         os.close(reading)
         os.close(writing)
-        # Pages of zeros, which take no memory before they are used.
-        pages = mmap.mmap(-1, _FRAME_MAX + 4, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.buffer: Any = (c_char * len(pages)).from_buffer(pages)
-        self.address = ctypes.addressof(self.buffer)
+        # Zeros from a page boundary on. The pages take no memory before they are used.
+        self.address: int = (_libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1)) | 4095) + 1
+        self.buffer: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
         """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""

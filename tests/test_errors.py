@@ -154,7 +154,7 @@ SIX = "an array of six u32 version numbers, found another value"
         (VERSION + "96 00cf000000010000000000000000", SIX, 21),
         (VERSION + "96 0001000001", f"array of 6 items, {END} 5 bytes", 22),
         # Deeper than Python's own recursion limit.
-        (VERSION + "91" * 1022 + "00", SIX, 21),
+        pytest.param(VERSION + "91" * 1022 + "00", SIX, 21, id="nested"),
     ],
 )
 def test_bytes_that_are_not_an_executor_error(data, text, offset):

@@ -164,10 +164,12 @@ def check_ended_child(child):
 @pytest.mark.ours
 @pytest.mark.parametrize("task", ["return_twice", "return_twice_failing", "return_twice_by_clone"])
 def test_a_child_that_returns_from_a_task_never_answers(group, task):
+    assert group.call("exiting", "print_at_exit") == [1]
     assert group.call("forking", task) == [1]  # the child's exit status
     assert group.serves()
     assert group.finish() == (b"", 0)
     check_ended_child(group)
+    assert group.stderr().count("handler\n") == 1  # the exit handlers did not run in the child
 
 
 @pytest.mark.ours

@@ -294,18 +294,19 @@ def test_an_executor_that_the_handle_had_to_kill_has_not_crashed(start_fake):
 
 
 def test_a_second_caller_gets_an_error_at_once_and_the_first_its_own_reply(start_fake, tmp_path):
-    path = tmp_path / "asked"
-    handle = start_fake(f"os.mkfifo({str(path)!r}); open({str(path)!r}).read(); read(size); write(REPLY); wait()")
+    asked, told = tmp_path / "asked", tmp_path / "told"
+    waiting = f"while not os.path.exists({str(told)!r}): time.sleep(0.01)"
+    handle = start_fake(f"os.mkdir({str(asked)!r})\n{waiting}\nread(size); write(REPLY); wait()")
     results = []
     first = threading.Thread(target=lambda: results.append(run(handle, "t", "first")))
     first.start()
-    executor.wait_for(path.exists, "the first request to arrive")
+    executor.wait_for(asked.exists, "the first request to arrive")
     try:
         for call in (lambda: run(handle, "t", "second"), handle.close):
             with pytest.raises(RuntimeError, match="another thread"):
                 call()
     finally:
-        path.write_text("go on")
+        told.touch()
         first.join(executor.DEADLINE)
     assert results == [ANSWER]
 

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import re
+import resource
 import select
 import socket
 import time
@@ -252,6 +253,20 @@ def test_what_a_task_has_put_in_the_place_of_stderr_stays(broken):
     time.sleep(0.5)
     after = process.descriptors(child.pid)
     assert [after[fd] for fd in (1, 2)] == [before[fd] for fd in (1, 2)]
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+
+
+@pytest.mark.ours
+def test_the_watchdog_lives_on_if_a_limit_keeps_it_from_working(broken):
+    """On some versions of Python, the end of a thread needs a descriptor and ends the process."""
+    child, reader = broken
+    assert child.serves()
+    assert child.call("process", f"limit:{resource.RLIMIT_NOFILE}") == [1]
+    threads = process.threads(child.pid)
+    reader.close()
+    time.sleep(0.5)
+    assert process.threads(child.pid) == threads
     assert child.serves()
     assert child.finish() == (b"", 0)
 

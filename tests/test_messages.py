@@ -93,7 +93,8 @@ def test_records_compare_and_show_their_fields():
     result = Result(Success(b"\0"), 7)
     assert repr(result) == "Result(outcome=Success(outputs=b'\\x00'), elapsed_us=7)"
     assert copy.deepcopy(result) == pickle.loads(pickle.dumps(result)) == result
-    different = [Shutdown(), Success(b"x"), Failure(b"x"), Success(b"y"), Result(Success(b"x"), 1), (b"x",)]
+    different = [Shutdown(), Success(b"x"), Failure(b"x"), Success(b"y"), Failure(b"y"), (b"x",)]
+    different += [Result(Success(data), elapsed) for data, elapsed in ((b"x", 1), (b"y", 1), (b"x", 2))]
     different += [Execute(*fields) for fields in (("a", "b", b"", b""), ("b", "b", b"", b""), ("a", "a", b"", b""))]
     for position, record in enumerate(different):
         assert [record == other for other in different] == [index == position for index in range(len(different))]
