@@ -64,8 +64,8 @@ static bool read_two(spider_task *task, vector *a, vector *b)
     *a = read_vector(task);
     *b = read_vector(task);
     if (spider_ready(task) && a->size != b->size) {
-        spider_fail(task, SPIDER_ERROR_EXECUTION,
-                    "length mismatch: the vectors have %zu and %zu elements", a->size, b->size);
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "length mismatch: the vectors have %zu and %zu elements", a->size,
+                    b->size);
     }
     return spider_ok(task);
 }
@@ -109,15 +109,14 @@ static void dot_product(spider_task *task)
     write_number(task, total);
 }
 
-/* Of vectors of three elements. */
 static void cross_product(spider_task *task)
 {
-    vector a;
-    vector b;
-    if (!read_two(task, &a, &b)) {
+    vector a = read_vector(task);
+    vector b = read_vector(task);
+    if (!spider_ready(task)) {
         return;
     }
-    if (a.size != 3) {
+    if (a.size != 3 || b.size != 3) {
         spider_fail(task, SPIDER_ERROR_EXECUTION,
                     "length mismatch: a cross product needs vectors of length 3, not %zu and %zu", a.size, b.size);
         return;

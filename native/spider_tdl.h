@@ -553,11 +553,12 @@ SPIDER__INLINE uint8_t *spider__store_head(uint8_t *at, const spider__form *form
     return spider__store_be(at, form->marker + (bytes == 8 ? 3 : (unsigned)bytes / 2), value, bytes);
 }
 
-SPIDER__INLINE bool spider__is_ascii(const uint8_t *at, size_t size) /* of 8 or 32 bytes */
+/* The bits of 8 bytes that are not ASCII. */
+static uint64_t spider__high_bits(const uint8_t *at)
 {
-    uint64_t words[4] = {0, 0, 0, 0};
-    memcpy(words, at, size);
-    return (((words[0] | words[1]) | (words[2] | words[3])) & UINT64_C(0x8080808080808080)) == 0;
+    uint64_t word;
+    memcpy(&word, at, 8);
+    return word & UINT64_C(0x8080808080808080);
 }
 
 /* The size of the longest prefix that is well-formed UTF-8. */
@@ -566,15 +567,11 @@ static size_t spider__utf8_prefix(const void *text, size_t size)
     const uint8_t *data = (const uint8_t *)text;
     size_t i = 0;
     while (i < size) {
-        while (size - i >= 32 && spider__is_ascii(data + i, 32)) {
-            i += 32;
-        }
-        while (size - i >= 8 && spider__is_ascii(data + i, 8)) {
+        uint64_t high = 0;
+        while (size - i >= 8 && (high = spider__high_bits(data + i)) == 0) {
             i += 8;
         }
-        if (size >= 8 && size - i < 8 && spider__is_ascii(data + size - 8, 8)) {
-            return size;
-        }
+        i += high != 0 ? (size_t)__builtin_ctzll(high) / 8 : 0;
         while (i < size && data[i] < 0x80) {
             i++;
         }
@@ -901,7 +898,7 @@ static spider__level *spider__enter(spider_reader *in, uint32_t count, bool pair
 static void spider__enter_map_struct(spider_reader *in, const char *names, uint32_t count, uint32_t entries)
 {
     if (in->map_structs == SPIDER_TDL_MAP_STRUCTS_MAX || count > SPIDER_TDL_FIELDS_MAX) {
-        spider_reject(in, "at most 32 structs within one another that come as maps, of at most 64 fields", "more");
+        spider_reject(in, "a map of at most 64 fields, at most 32 deep", "more");
         return;
     }
     spider__level *level = spider__enter(in, count, false, names);

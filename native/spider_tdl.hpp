@@ -2,7 +2,7 @@
  * spider_tdl.hpp: write Spider task packages in C++17. From the spider-task-executor project.
  * SPDX-License-Identifier: Apache-2.0
  *
- * A task is an ordinary function: its parameters are the arguments of the task, its result is the output. A whole package:
+ * A task is an ordinary function: its parameters are the arguments, its result is the output. A whole package:
  *
  *     #define SPIDER_TDL_IMPLEMENTATION
  *     #include "spider_tdl.hpp"
@@ -13,20 +13,21 @@
  *
  *     c++ -std=c++17 -O2 -shared -fPIC -o sums/libsums.so sums.cpp
  *
- *   Results    A std::tuple is several outputs; void is none. Anything else is one output.
- *   Types      bool, the integers, float, double, std::string, std::vector, std::array, std::pair, std::tuple,
- *              std::optional, std::map, std::unordered_map, and std::vector<std::uint8_t> for Bytes. std::string_view and
- *              spider_bytes are not copied: they are valid until the task returns. Your own types: SPIDER_STRUCT, or two
- *              functions in the namespace of the type (or in the global one):
- *                  void spider_read(spider_reader *in, type &value);
- *                  void spider_write(spider_writer *out, const type &value);
- *              They can use spider::read<T>(in), spider::write(out, value) and everything in spider_tdl.h.
- *   The call   A first parameter of type `spider_task &` or `const spider_task &` is the call itself, with its context.
- *   Errors     `throw spider::task_error("no such key")`. Any other exception is an ExecutionError, too.
- *   C          Tasks in the style of C, `void task(spider_task *task)`, can be in the same package.
- *
- * Put tasks, types and their functions in an unnamed namespace, or compile with -fvisibility=hidden: then the library
- * exports only the four symbols that Spider calls, and what the compiler instantiates of the standard library.
+ * Results    A std::tuple is several outputs; void is none. Anything else is one output.
+ * Types      bool, the integers, float, double, std::string, std::vector, std::array, std::pair, std::tuple,
+ *            std::optional, std::map, std::unordered_map, and std::vector<std::uint8_t> for Bytes. std::string_view
+ *            and spider_bytes are not copied; they are valid until the task returns.
+ * Your own   SPIDER_STRUCT, below. For a type that is not a struct, write two functions in the namespace of the type
+ *            or in the global one, with spider::read<T>(in), spider::write(out, value) and everything in
+ *            spider_tdl.h:
+ *                void spider_read(spider_reader *in, type &value);
+ *                void spider_write(spider_writer *out, const type &value);
+ * The call   A first parameter of type `spider_task &` or `const spider_task &` is the call itself, with its context.
+ * Errors     `throw spider::task_error("no such key")`, or any other exception: see task_error in spider_tdl.h.
+ * C          Tasks in the style of C, `void task(spider_task *task)`, can be in the same package.
+ * Symbols    Put tasks, types and their functions in an unnamed namespace, or compile with -fvisibility=hidden. Then
+ *            the library exports only the four symbols that Spider calls, and what the compiler instantiates of the
+ *            standard library.
  */
 #ifndef SPIDER_TDL_HPP
 #define SPIDER_TDL_HPP
@@ -92,16 +93,20 @@ constexpr bool is_integer()
 }
 
 /* Whether there is a function spider_read or spider_write for a type. */
+template <class T>
+using read_result = decltype(spider_read(std::declval<spider_reader *>(), std::declval<T &>()));
+template <class T>
+using write_result = decltype(spider_write(std::declval<spider_writer *>(), std::declval<const T &>()));
+
 template <class T, class = void>
 constexpr bool has_read = false;
 template <class T>
-constexpr bool has_read<T, std::void_t<decltype(spider_read(std::declval<spider_reader *>(), std::declval<T &>()))>> = true;
+constexpr bool has_read<T, std::void_t<read_result<T>>> = true;
 
 template <class T, class = void>
 constexpr bool has_write = false;
 template <class T>
-constexpr bool
-    has_write<T, std::void_t<decltype(spider_write(std::declval<spider_writer *>(), std::declval<const T &>()))>> = true;
+constexpr bool has_write<T, std::void_t<write_result<T>>> = true;
 
 template <class T>
 constexpr bool unsupported = false;
@@ -293,15 +298,13 @@ void unpack(spider_task *task, Result (*function)(Parameters...))
 template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(spider_task &, Parameters...))
 {
-    call<Parameters...>(task,
-                        [=](auto &&...argument) { return function(*task, std::forward<decltype(argument)>(argument)...); });
+    call<Parameters...>(task, [=](auto &&...argument) { return function(*task, std::move(argument)...); });
 }
 
 template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(const spider_task &, Parameters...))
 {
-    call<Parameters...>(task,
-                        [=](auto &&...argument) { return function(*task, std::forward<decltype(argument)>(argument)...); });
+    call<Parameters...>(task, [=](auto &&...argument) { return function(*task, std::move(argument)...); });
 }
 
 } /* namespace detail */
@@ -332,8 +335,8 @@ void write(spider_writer *out, const T &value)
 } /* namespace spider */
 
 /*
- * SPIDER_STRUCT(point, x, y) makes the functions spider_read and spider_write of `struct point { double x; double y; };`.
- * It names all fields, 1 to 64, in the order in which they are written, and is in the namespace of the struct or in the
+ * SPIDER_STRUCT(point, x, y) makes the functions spider_read and spider_write of `struct point { double x, y; };`. It
+ * names all fields, 1 to 64, in the order in which they are written, and is in the namespace of the struct or in the
  * global one. Fields must be public.
  */
 #define SPIDER_STRUCT(type, ...) SPIDER__PASTE(SPIDER__STRUCT_, SPIDER__FITS(__VA_ARGS__))(type, __VA_ARGS__)
@@ -362,8 +365,8 @@ void write(spider_writer *out, const T &value)
 #define SPIDER__FIELD(name) spider__value.name
 #define SPIDER__BINDING(name) spider__field_##name
 
-/* SPIDER__EACH(f, a, b, c) is f(a), f(b), f(c). `()` after the names marks the end. A macro that occurs within itself is
- * expanded by the next scan only, so there are as many scans as names. */
+/* SPIDER__EACH(f, a, b, c) is f(a), f(b), f(c). `()` after the names marks the end. A macro that occurs within itself
+ * is expanded by the next scan only, so there are as many scans as names. */
 #define SPIDER__EACH(f, ...) SPIDER__SCAN_64(SPIDER__STEP(f, __VA_ARGS__, (), ~))
 #define SPIDER__STEP(f, name, next, ...) \
     f(name) SPIDER__PASTE(SPIDER__IF_END_, SPIDER__IS_END(next))(f, next, __VA_ARGS__)
