@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from helpers import build, sdk, sdk_cases
-from helpers.sdk import Case, Raw, commit, payload, wrong
+from helpers.sdk import Case, Compilation, Raw, commit, payload, wrong
 
-import protocol
-from protocol import ExecutorError, TdlError, pack
+from protocol import ExecutorError, TdlError
 
 KITCHEN_SINK, SCRIPT = build.NATIVE / "kitchen_sink.c", sdk.SOURCES / "script.c"
+BUILD = ("-O2", "-fPIC", "-shared", "-o")
 FULL = bool(os.environ.get("SPIDER_FUZZ_FULL"))
 
 
@@ -76,16 +75,15 @@ def test_threads_share_nothing(tmp_path, build_package):
 def other_compilers():
     if build.CXX is not None:
         yield build.CXX, "c++11"
-    yield from ((compiler, "c99") for compiler in sdk.C_COMPILERS if compiler != sdk.C_COMPILERS[0])
+    yield from ((compiler, "c99") for compiler in sdk.C_COMPILERS[1:])
 
 
 @pytest.mark.parametrize(("compiler", "standard"), other_compilers())
 def test_outcomes_do_not_depend_on_the_compiler(driver, tmp_path, compiler, standard):
     library = tmp_path / "libkitchen_sink.so"
-    flags = ["-O2", "-fPIC", "-shared", "-o", library]
-    assert sdk.compile_source(compiler, standard, KITCHEN_SINK, *flags) == (0, "")
-    cases = [case for case in sdk_cases.all_cases() if case.context[-1:] != b"\2"]
-    driver.replay(library, cases)
+    Compilation(compiler, standard, KITCHEN_SINK, (*BUILD, library)).succeeds()
+    assert set(sdk.exported(library)) == sdk.EXPORTED
+    driver.replay(library, sdk_cases.all_cases())
 
 
 # ---------------------------------------------------------------------------------------------- a task's calls, in order
@@ -197,7 +195,11 @@ READS = [
     ("fail", [b"caf\xe9 \xff \xe2\x98\x83 \xe2"], TdlError("Custom", "caf? ? ☃ ?")),
     ("fail", [b"x" * 5000], TdlError("Custom", "x" * 4095)),
     *(
-        ("alloc:" + size, [], TdlError("SerializationError", f"out of memory: no room for {2**60 - 1} times {size} bytes"))
+        (
+            "alloc:" + size,
+            [],
+            TdlError("SerializationError", f"out of memory: no room for {2**60 - 1} times {size} bytes"),
+        )
         for size in ("1", "16", "100")
     ),
     ("int64 ready", [1], READY),
@@ -372,8 +374,10 @@ def test_damaged_compressed_graph_outputs_are_refused(driver, kitchen_sink):
     plain = payload("x")
     good = zstd_frame(zstd_block(plain), zstd_block(b"", last=True))
     found = "graph_outputs: expected zstd, found damaged bytes:"
-    cases = [Case("graph_outputs", payload(), wrong(f"{found} truncated"), commit(b"\1" + good[:n]))
-             for n in range(len(good))]
+    cases = [
+        Case("graph_outputs", payload(), wrong(f"{found} truncated"), commit(b"\1" + good[:n]))
+        for n in range(len(good))
+    ]
     for bad, text in (
         (b"garbage that is longer", "Unknown frame descriptor"),
         (zstd_frame(zstd_block(plain, last=True), content_size=1), "Data corruption detected"),
@@ -414,40 +418,34 @@ static void add(spider_task *task)
 }
 """
 PACKAGE = 'SPIDER_TDL_PACKAGE("sums", NULL, %s);\n'
-EXPORTED = {f"__spider_tdl_package_{name}" for name in ("get_version", "get_name", "init", "execute")}
-C_DIALECTS = [(compiler, standard) for compiler in sdk.C_COMPILERS for standard in ("c99", "c11")]
-CXX_DIALECTS = [(c, standard) for c in sdk.CXX_COMPILERS for standard in ("c++11", "c++17", "c++20")]
+ALL_OF_IT = ONE_TASK + PACKAGE % '{"add", add}' + '#include "spider_tdl.h"\n'
+DECLARATIONS = '#include "spider_tdl.h"\n#include "spider_tdl.h"\n#include <unistd.h>\n#include <math.h>\n'
 
 
-@pytest.mark.parametrize(("compiler", "standard"), C_DIALECTS + CXX_DIALECTS)
-def test_there_is_no_warning(compiler, standard):
-    """In packages, in a file with declarations only, and in an implementation that uses nothing."""
-    for source in (
-        KITCHEN_SINK,
-        build.NATIVE / "integration_test_tasks.c",
-        build.NATIVE / "complex.c",
-        sdk.SOURCES / "two_files.c",
-        sdk.SOURCES / "other_file.c",
-        '#include "spider_tdl.h"\n#include "spider_tdl.h"\n#include <unistd.h>\n#include <math.h>\n',
-        ONE_TASK + PACKAGE % '{"add", add}' + '#include "spider_tdl.h"\n',
-    ):
+def test_there_is_no_warning():
+    """In packages, in files with declarations only, and in an implementation of which little is used."""
+    standards = [(c, "c99", "c11") for c in sdk.C_COMPILERS] + [
+        (c, "c++11", "c++17", "c++20") for c in sdk.CXX_COMPILERS
+    ]
+    others = [build.NATIVE / "integration_test_tasks.c", build.NATIVE / "complex.c"]
+    others += [sdk.SOURCES / "two_files.c", sdk.SOURCES / "other_file.c"]
+    compilations = []
+    for compiler, first, *rest in standards:
         # With optimization, the compiler sees more.
-        flags = ["-O1", "-S", "-o", os.devnull] if source is KITCHEN_SINK else ["-fsyntax-only"]
-        if "++" in standard:
-            flags += ["-Wold-style-cast"] if isinstance(source, str) else []
-        assert sdk.compile_source(compiler, standard, source, *sdk.WARNINGS, *flags) == (0, ""), source
-
-
-@build.needs("zstd.h")
-@pytest.mark.parametrize("compiler", sdk.C_COMPILERS)
-def test_there_is_no_warning_with_zstd(compiler):
-    flags = (*sdk.WARNINGS, "-fsyntax-only", "-DSPIDER_TDL_WITH_ZSTD")
-    assert sdk.compile_source(compiler, "c99", KITCHEN_SINK, *flags) == (0, "")
+        compilations.append(Compilation(compiler, first, KITCHEN_SINK, (*sdk.STRICT, "-O1", "-S", "-o", os.devnull)))
+        for source in (*others, DECLARATIONS, ALL_OF_IT):
+            compilations.append(Compilation(compiler, first, source, (*sdk.STRICT, "-fsyntax-only")))
+        for standard in rest:
+            for source in (KITCHEN_SINK, ALL_OF_IT, *(others if FULL else ())):
+                compilations.append(Compilation(compiler, standard, source, (*sdk.STRICT, "-fsyntax-only")))
+        if build.has("zstd.h"):
+            flags = (*sdk.STRICT, "-fsyntax-only", "-DSPIDER_TDL_WITH_ZSTD")
+            compilations.append(Compilation(compiler, first, KITCHEN_SINK, flags))
+    assert not [(compilation, text) for compilation, code, text in sdk.run_all(compilations) if code != 0 or text]
 
 
 def compile_package(text: str, path: Path, compiler: str = build.CC) -> Path:
-    flags = ["-O2", "-shared", "-fPIC", "-s", "-o", path]
-    assert sdk.compile_source(compiler, "c99", text, *flags) == (0, "")
+    Compilation(compiler, "c99", text, (*BUILD, "-s", path)).succeeds()
     return path
 
 
@@ -476,16 +474,10 @@ def test_a_list_of_tasks_with_a_mistake_is_refused(spawn, tmp_path, tasks, numbe
     assert [child.call("sums", "a", 1, 2), child.call("sums", "twice", 1, 2)] == [expected] * 2
 
 
-def exported(library: Path) -> set[str]:
-    command = ["nm", "-D", "--defined-only", str(library)]
-    lines = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().splitlines()
-    return {line.split()[-1] for line in lines}
-
-
 def test_a_package_of_several_files_exports_four_symbols(spawn, build_package, tmp_path):
     """Its readers work in each of them."""
     library = build_package(sdk.SOURCES / "two_files.c", str(sdk.SOURCES / "other_file.c"))
-    assert exported(library) == EXPORTED
+    assert set(sdk.exported(library)) == sdk.EXPORTED
     build.stage(tmp_path, "two_files", library)
     child = spawn(tmp_path)
     assert child.call("two_files", "sum", {"b": 2, "a": 1}) == [3]
@@ -495,13 +487,13 @@ def test_a_package_of_several_files_exports_four_symbols(spawn, build_package, t
 
 @pytest.mark.parametrize("flags", [(), ("-O0",), ("-O0", "-fvisibility=hidden")], ids=" ".join)
 def test_a_package_of_one_file_exports_four_symbols(build_package, flags):
-    assert exported(build_package(build.NATIVE / "complex.c", *flags)) == EXPORTED
+    assert set(sdk.exported(build_package(build.NATIVE / "complex.c", *flags))) == sdk.EXPORTED
 
 
 def test_a_package_needs_the_implementation():
-    code, text = sdk.compile_source(build.CC, "c99", '#include "spider_tdl.h"\n' + PACKAGE % "{}", "-fsyntax-only")
+    code, text = Compilation(build.CC, "c99", '#include "spider_tdl.h"\n' + PACKAGE % "{}").run()
     assert code != 0
-    assert "define_SPIDER_TDL_IMPLEMENTATION_before_you_include_spider_tdl_h" in text.splitlines()[0] + text
+    assert "define_SPIDER_TDL_IMPLEMENTATION_before_you_include_spider_tdl_h" in text
 
 
 def test_names_agree():

@@ -3,7 +3,7 @@
 Case, payload, commit           a call of a task, and the outcome that it must have
 Raw, float32                    values that are msgpack already
 Driver                          compiles the driver and packages, under sanitizers if there are any, and runs them
-compile_source                  runs a compiler on a text, and returns its exit code and messages
+Compilation, run_all            run compilers on files or texts
 compilers                       those that this machine has
 """
 
@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ SOURCES = build.PACKAGES / "sdk"
 SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREADS = ("-O1", "-g1", "-fsanitize=thread")
 STARVED = ("-include", str(SOURCES / "starved.h"))
-WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-pedantic", "-Werror")
+STRICT = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-pedantic", "-Werror")
+EXPORTED = {f"__spider_tdl_package_{name}" for name in ("get_version", "get_name", "init", "execute")}
 CONTEXT = protocol.TaskContext(1, 2, 3, 4).encode()
 
 
@@ -108,6 +110,13 @@ class Driver:
         assert self.run(mode, library, cases) == [len(cases)]
 
 
+def exported(library: Path) -> dict[str, str]:
+    """The names of the symbols that a library exports, demangled, and their types as nm prints them."""
+    command = ["nm", "-D", "-C", "--defined-only", str(library)]
+    lines = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().splitlines()
+    return {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}
+
+
 def compilers(*commands: str | None) -> list[str]:
     """Those of the commands that are there, each compiler once."""
     found = {os.path.realpath(path): path for path in map(shutil.which, filter(None, commands)) if path}
@@ -118,10 +127,29 @@ C_COMPILERS = compilers(build.CC, "gcc", "clang")
 CXX_COMPILERS = compilers(build.CXX, "g++", "clang++") if build.CXX else []
 
 
-def compile_source(compiler: str, standard: str, source: Path | str, *flags: object) -> tuple[int, str]:
-    """Compile a file, or a text that includes the SDK. Returns the exit code and what the compiler says."""
-    command = [compiler, f"-std={standard}", f"-I{build.NATIVE}", "-x", "c++" if "++" in standard else "c"]
-    command += ["-", *map(str, flags)] if isinstance(source, str) else [str(source), *map(str, flags)]
-    text = source.encode() if isinstance(source, str) else None
-    done = subprocess.run(command, input=text, capture_output=True, timeout=100)
-    return done.returncode, done.stderr.decode(errors="replace")
+class Compilation(NamedTuple):
+    """A compiler and its arguments, and a file, or a text that includes the SDK."""
+
+    compiler: str
+    standard: str
+    source: Path | str
+    flags: tuple[object, ...] = ("-fsyntax-only",)
+
+    def run(self) -> tuple[int, str]:
+        """Returns the exit code, and what the compiler says."""
+        command = [self.compiler, f"-std={self.standard}", f"-I{build.NATIVE}", *map(str, self.flags), "-x"]
+        command += ["c++" if "++" in self.standard else "c", "-" if isinstance(self.source, str) else str(self.source)]
+        text = self.source.encode() if isinstance(self.source, str) else None
+        done = subprocess.run(command, input=text, capture_output=True, timeout=100)
+        return done.returncode, done.stderr.decode(errors="replace")
+
+    def succeeds(self) -> None:
+        assert self.run() == (0, ""), self
+
+
+def run_all(compilations: list[Compilation]) -> Iterator[tuple[Compilation, int, str]]:
+    """Run compilers, as many at a time as there are processors."""
+    assert compilations
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for compilation, (code, text) in zip(compilations, pool.map(Compilation.run, compilations)):
+            yield compilation, code, text

@@ -195,7 +195,11 @@ WRONG = [
     *(("tuple", [True] * size, f": expected a tuple of 2, found an array of length {size}") for size in (0, 1, 3)),
     ("tuple", [1, "x"], "[0]: expected boolean, found the integer 1"),
     ("option", 5, ": expected string, found the integer 5"),
-    *((task, Raw(b""), f": expected {expected(task)}, found {END}") for task in TASKS if task not in ("struct", "tuple")),
+    *(
+        (task, Raw(b""), f": expected {expected(task)}, found {END}")
+        for task in TASKS
+        if task not in ("struct", "tuple")
+    ),
     *(
         (task, Raw(head + struct.pack(">I", size)), f": expected {expected(task)}, found {END}")
         for task in ("bytes", "list", "map", "string", "struct", "any")
@@ -249,7 +253,11 @@ def any_values() -> Iterator[Case]:
     makers = (lambda v: [v], lambda v: {"k": v}, lambda v: [1, {"a": v}, "x"], lambda v: {1: [v], 2: 3})
     values = [nested(depth, make) for make in makers for depth in (1, 30, 511)]
     values += [None, True, *NUMBERS, *map(float32, FLOATS), *DOUBLES, *TEXTS, list(range(70000)), [{}] * 70000]
-    values += [{i: str(i) for i in range(70000)}, [[[]], {}, [{}], {"": []}], Raw(b"\x91" * MSGPACK_DEPTH_MAX + b"\x01")]
+    values += [
+        {i: str(i) for i in range(70000)},
+        [[[]], {}, [{}], {"": []}],
+        Raw(b"\x91" * MSGPACK_DEPTH_MAX + b"\x01"),
+    ]
     for value in values:
         yield Case("any", payload(value), payload(value))
     for several in ([], values[:40], [1] * 70000):
