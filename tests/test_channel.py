@@ -240,7 +240,7 @@ def test_unusual_files_as_stdin_or_stdout(spawn, redirection):
 def test_a_stream_that_is_closed_at_start_is_named(spawn, build_package, closing, name, early_file):
     """Even if a library (libffi 3.5 and later) has opened a file of its own under that number."""
     env = preload.files(build_package, "early-file") if early_file else {}
-    child = spawn(shell=f'exec env {" ".join(f"{key}={value}" for key, value in env.items())} "$@" {closing}')
+    child = spawn(shell=f'exec "$@" {closing}', env=env)
     assert cannot_start(child) == f"{name} is closed; expected a pipe from the execution manager"
 
 
