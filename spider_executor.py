@@ -252,7 +252,7 @@ _PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
 
 
 class Channel:
-    """The pipes to the parent, and the buffer for requests. The constructor raises OSError, RuntimeError."""
+    """The pipes to the parent, and the buffer for requests. Raises OSError, RuntimeError, MemoryError."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -269,15 +269,17 @@ class Channel:
         os.close(reading)
         os.close(writing)
         # Zeros from a page boundary on. The pages take no memory before they are used.
-        self.address: int = (_libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1)) | 4095) + 1
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1))
+        if not memory:
+            raise MemoryError("there is no memory for the largest frame")
+        self.address: int = (memory | 4095) + 1
         self.buffer: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
         """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""
         view = memoryview(self.buffer).cast("B")[:_FRAME_MAX]
         whole = [view]
-        start = filled = 0
-        is_large = False
+        start, filled, is_large = 0, 0, False
         while True:
             if filled - start >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
