@@ -170,7 +170,7 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
     views = bytearray(3 * ctypes.sizeof(_View))
     arguments = tuple((_View * 3).from_buffer(views))
     # By the bytes of a request up to the end of task_func.
-    calls: dict[bytes, Callable[[], Any]] = {}
+    calls: dict[bytes, Callable[..., Any]] = {}
 
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
@@ -199,7 +199,8 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             process.running = True
             result = call()
             process.running = False
-            data = read_outputs(result)
+            # In the same named frame, because an invalid pointer crashes here, and a damaged heap in `_free`.
+            data = call(read_outputs, (result,))
         except ExecutorError as error:
             process.running = False
             data = error.encode()
@@ -208,14 +209,14 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             channel.send(FAILURE, data, _elapsed_us(started))
         else:
             channel.send(SUCCESS, data, _elapsed_us(started))
-            _free(result)
+            call(_free, (result,))
         if log.level >= DEBUG:
             log.write(DEBUG, "Request answered.", task=process.call_name(), response_size=len(data))
 
 
 def _find_call(
     key: bytes, manager: TdlPackageManager, process: _Process, arguments: tuple[Any, ...]
-) -> Callable[[], Any]:
+) -> Callable[..., Any]:
     """Return a function that calls the task with `arguments`. Load its package if needed. Raises ExecutorError."""
     package, task, _ = protocol.decode_names(key, 0, len(key))
     process.call = _named_call(f"{package} (loading)", manager.load, (package,))
@@ -251,7 +252,7 @@ _PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
 
 
 class Channel:
-    """The pipes to the parent, and the buffer for requests. The constructor raises OSError, RuntimeError."""
+    """The pipes to the parent, and the buffer for requests. Raises OSError, RuntimeError, MemoryError."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -268,15 +269,17 @@ class Channel:
         os.close(reading)
         os.close(writing)
         # Zeros from a page boundary on. The pages take no memory before they are used.
-        self.address: int = (_libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1)) | 4095) + 1
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1))
+        if not memory:
+            raise MemoryError("there is no memory for the largest frame")
+        self.address: int = (memory | 4095) + 1
         self.buffer: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
         """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""
         view = memoryview(self.buffer).cast("B")[:_FRAME_MAX]
         whole = [view]
-        start = filled = 0
-        is_large = False
+        start, filled, is_large = 0, 0, False
         while True:
             if filled - start >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
@@ -575,7 +578,7 @@ def guard(process: _Process, output_fd: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """Return a call of `function` in a frame with this name, which crash reports show."""
     name = name[:400]
     code = (lambda function, arguments: function(*arguments)).__code__
@@ -605,8 +608,8 @@ def _watch(process: _Process, output_fd: int, is_waiting: _thread.LockType) -> N
         try:
             for fd, _ in broken.poll():
                 if fd == log_fd:
-                    broken.unregister(log_fd)
                     _discard_prints(log_fd)
+                    broken.unregister(log_fd)
                 elif process.running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):

@@ -58,6 +58,7 @@ def test_version():
         (["run"], "PACKAGE, TASK"),
         (["run", "p"], "TASK"),
         (["run", "--tiemout", "1", "p", "t"], "--tiemout"),
+        (["run", "--time", "1", "p", "t"], "--time"),
         (["run", "--timeout"], "--timeout: expected one argument"),
         (["run", "--timeout", "soon", "p", "t"], "--timeout"),
         (["run", "--repeat", "0", "p", "t"], "--repeat"),

@@ -60,6 +60,8 @@ def test_errors_are_equal_if_class_kind_and_content_are():
     for position, error in enumerate(different):
         assert [error == other for other in different] == [index == position for index in range(len(different))]
     assert len(set(different)) == len(different)
+    assert different[:1] == [TdlError(kind="Custom", text="x")]
+    assert different[3:4] == [ExecutorError(kind="InvalidUtf8", content="x")]
 
 
 def test_an_unknown_kind_is_refused():
@@ -104,6 +106,7 @@ ONE_ENTRY, KIND, TEXT = "a map of one entry", "the kind of an error", "the text 
         ("", f"a msgpack value, {END} 0 bytes", 0),
         ("c1", "nil, bool, a number, str, bin, array or map, found marker c1", 0),
         ("c0", f"{ONE_ENTRY}, found nil", 0),
+        ("c3", f"{ONE_ENTRY}, found bool True", 0),
         ("07", f"{ONE_ENTRY}, found uint 7", 0),
         ("fb", f"{ONE_ENTRY}, found int -5", 0),
         ("ca3fc00000", f"{ONE_ENTRY}, found float 1.5", 0),

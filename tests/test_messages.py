@@ -9,7 +9,17 @@ import pytest
 from helpers.codec import END, refuses
 
 import protocol
-from protocol import Execute, Failure, ProtocolError, Result, Shutdown, Success, decode_request, locate_request
+from protocol import (
+    Execute,
+    Failure,
+    ProtocolError,
+    Result,
+    Shutdown,
+    Success,
+    TaskContext,
+    decode_request,
+    locate_request,
+)
 
 ZERO = "0000000000000000"
 # What a request needs after task_func.
@@ -96,5 +106,6 @@ def test_records_compare_and_show_their_fields():
     different = [Shutdown(), Success(b"x"), Failure(b"x"), Success(b"y"), Failure(b"y"), (b"x",)]
     different += [Result(Success(data), elapsed) for data, elapsed in ((b"x", 1), (b"y", 1), (b"x", 2))]
     different += [Execute(*fields) for fields in (("a", "b", b"", b""), ("b", "b", b"", b""), ("a", "a", b"", b""))]
+    different += [TaskContext(), TaskContext(graph_outputs=b"")]
     for position, record in enumerate(different):
         assert [record == other for other in different] == [index == position for index in range(len(different))]
