@@ -224,7 +224,8 @@ WRITES = [
     *((do, [], f"[{i}]: spider_end_{what} without spider_begin_{what}, or before its last value") for do, i, what in (
         ("End_list", 0, "list"), ("Count:2 Nil End_map", 1, "map"), ("List:1 End_list", 0, "list"),
         ("Begin_list End_map", 0, "map"), ("Begin_map Nil End_map", 0, "map"),
-        ("Begin_map Nil Nil End_list", 0, "list"), ("Begin_list List:2 Nil End_list", 0, "list"), ("Begin_list End_list End_list", 1, "list"),
+        ("Begin_map Nil Nil End_list", 0, "list"), ("Begin_list List:2 Nil End_list", 0, "list"),
+        ("Begin_list End_list End_list", 1, "list"),
     )),
     ("Begin_list Nil", [], LACKS_END),
     ("List:1 Begin_map", [], LACKS_END),
