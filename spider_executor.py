@@ -616,8 +616,7 @@ def _watch(process: _Process, output_fd: int, is_waiting: _thread.LockType) -> N
                         process.log.write(ERROR, "The parent is gone while a task runs.", task=process.call_name())
                     os._exit(EXIT_FAILURE)
                 elif process.ending:
-                    # Give exit handlers two seconds.
-                    time.sleep(2.0)
+                    time.sleep(2.0)  # Exit handlers may still need it.
                     os._exit(EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
