@@ -108,8 +108,9 @@ bench:
 	$(PYTHON) tests/overhead_instrument.py
 	[ ! -e tests/bench/sdk.py ] || $(PYTHON) tests/bench/sdk.py
 
-soak:
-	$(PYTHON) tests/bench/soak.py
+# That the memory of executors does not grow.
+soak: $(VENV)/.test
+	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 -k memory
 
 # What `make test` does in short: mutated streams, damaged libraries, odd buffers, forks and exits, many times.
 fuzz: $(VENV)/.test
