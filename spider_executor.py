@@ -535,8 +535,8 @@ def _check_elf(path: bytes) -> None:
             loaded = [offset for kind, offset in _ELF_SEGMENT.iter_unpack(table) if kind == _PT_LOAD]
     except (OSError, ValueError, OverflowError, StructError):
         return  # The loader says why.
-    # The first segment has the start of the file. If it is missing, the loader crashes.
-    if loaded and loaded[0] != 0:
+    # The first segment begins in the first page of the file. If it is missing, the loader crashes.
+    if loaded and loaded[0] >= 4096:
         raise _invalid_library("the program headers are damaged", path)
 
 
@@ -951,30 +951,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         serve_process()
-    import signal
-
     # If a standard stream is closed, no file may take its number.
     while os.open("/", os.O_RDONLY) <= 2:
         pass
     # With SIGCHLD ignored, the exit status of an executor is lost.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            # Unwind, so that no executor is left.
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGTERM, _signal.SIGHUP):  # Unwind, so that no executor is left.
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not os.path.isdir(options.package_dir):
             _fail(f"--package-dir, {PACKAGE_DIR_VARIABLE}: there is no directory {options.package_dir!r}")
+        for name in ("timeout", "repeat"):
+            value = getattr(options, name, None)
+            if value is not None and not value > 0:
+                _fail(f"--{name}: expected a positive number, found {value}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        exists = isinstance(error, FileNotFoundError) and os.path.exists(error.filename or "")
-        problem = "the interpreter in its first line does not exist" if exists else error.strerror
-        _fail(f"{error.filename or 'stdout'}: {problem}", EXIT_USAGE if error.filename else EXIT_FAILURE)
+        name = "stdin" if error.filename == 0 else error.filename
+        if isinstance(error, FileNotFoundError) and os.path.exists(name or ""):
+            _fail(f"{name}: the interpreter in its first line does not exist")
+        _fail(f"{name}: {error.strerror}" if name else str(error.strerror), EXIT_USAGE if name else EXIT_FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -1031,8 +1033,6 @@ def _print(data: bytes, fd: int = 1) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.in_process and (options.executor or options.timeout):
         _fail("run: --in-process excludes --executor and --timeout")
-    if options.repeat < 1:
-        _fail(f"run: --repeat: expected a positive number, found {options.repeat}")
     request = _request(options)
     output_fd = os.dup(1)
     try:
