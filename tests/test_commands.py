@@ -61,6 +61,8 @@ def test_version():
         (["run", "--time", "1", "p", "t"], "--time"),
         (["run", "--timeout"], "--timeout: expected one argument"),
         (["run", "--timeout", "soon", "p", "t"], "--timeout"),
+        (["run", "--timeout", "0", "p", "t"], "--timeout"),
+        (["run", "--timeout", "nan", "p", "t"], "--timeout"),
         (["run", "--repeat", "0", "p", "t"], "--repeat"),
         (["run", "--repeat", "1.5", "p", "t"], "--repeat"),
         (["run", "--in-process", "--timeout", "1", "p", "t"], "--in-process"),
