@@ -115,7 +115,7 @@ class Driver:
 
 
 def exported(library: Path) -> dict[str, str]:
-    """The symbols that a library exports, demangled, but not those of musl's start-up code; and nm's letters for them."""
+    """The symbols that a library exports, but not those of musl's start-up code, and nm's letters for them."""
     command = ["nm", "-D", "-C", "--defined-only", str(library)]
     lines = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().splitlines()
     symbols = {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}

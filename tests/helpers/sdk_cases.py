@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from helpers.sdk import Case, Raw, commit, float32, packed, payload, wrong
@@ -304,5 +305,11 @@ def failures() -> Iterator[Case]:
 MAKERS = (scalars, utf8, containers, map_structs, any_values, arguments, contexts, graph_outputs, failures)
 
 
-def all_cases() -> list[Case]:
-    return [case for make in MAKERS for case in make()]
+@functools.lru_cache(maxsize=None)
+def cases_of(make: Callable[[], Iterator[Case]]) -> list[Case]:
+    return list(make())
+
+
+def all_cases(largest: int = 2**32) -> list[Case]:
+    """Those whose inputs have at most so many bytes."""
+    return [case for make in MAKERS for case in cases_of(make) if len(case.inputs) <= largest]
