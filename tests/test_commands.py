@@ -189,19 +189,6 @@ def test_nohup_holds_for_the_commands(package_dir):
     assert run.returncode == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ imports
-
-
-def test_an_executor_imports_little_before_its_first_reply(spawn):
-    name, *rest = spider_executor.own_command()
-    served = spawn(command=[name, "-X", "importtime", *rest])
-    assert served.call(TASKS, "fibonacci", 10) == [55]
-    imported = set(re.findall(r"^import time:.*\| +(\S+)$", served.stderr(), re.MULTILINE))
-    assert {"protocol", "spider_executor", "ctypes"} < imported
-    unwanted = "argparse dataclasses enum inspect json logging pathlib re selectors signal subprocess threading typing"
-    assert imported & set(unwanted.split()) == set()
-
-
 def test_the_modules_are_found_wherever_the_program_is_started(package_dir, tmp_path):
     (tmp_path / "link").symlink_to(build.ROOT / "spider_executor.py")
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
