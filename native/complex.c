@@ -6,6 +6,7 @@
  *
  *     cc -shared -fPIC -o complex/libcomplex.so complex.c
  */
+#define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
 
 typedef struct number {
@@ -15,17 +16,16 @@ typedef struct number {
 
 typedef struct vector {
     number *elements;
-    uint32_t size;
+    size_t size;
 } vector;
 
 static vector read_vector(spider_task *task)
 {
     vector value;
-    uint32_t i;
     spider_read_struct(task->in, "elements");
     value.size = spider_read_list(task->in);
     value.elements = (number *)spider_alloc(task, value.size, sizeof *value.elements);
-    for (i = 0; spider_ok(task) && i < value.size; i++) {
+    for (size_t i = 0; spider_ok(task) && i < value.size; i++) {
         spider_read_struct(task->in, "re, im");
         value.elements[i].re = spider_read_double(task->in);
         value.elements[i].im = spider_read_double(task->in);
@@ -35,7 +35,7 @@ static vector read_vector(spider_task *task)
 
 static void write_number(spider_task *task, number value)
 {
-    spider_write_tuple(task->out, 2);
+    spider_write_struct(task->out, "re, im");
     spider_write_double(task->out, value.re);
     spider_write_double(task->out, value.im);
 }
@@ -64,8 +64,8 @@ static bool read_two(spider_task *task, vector *a, vector *b)
     *a = read_vector(task);
     *b = read_vector(task);
     if (spider_ready(task) && a->size != b->size) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR,
-                    "length mismatch: the vectors have %" PRIu32 " and %" PRIu32 " elements", a->size, b->size);
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "length mismatch: the vectors have %zu and %zu elements", a->size,
+                    b->size);
     }
     return spider_ok(task);
 }
@@ -74,13 +74,12 @@ static void each(spider_task *task, number (*operation)(number, number))
 {
     vector a;
     vector b;
-    uint32_t i;
     if (!read_two(task, &a, &b)) {
         return;
     }
-    spider_write_tuple(task->out, 1);
+    spider_write_struct(task->out, "elements");
     spider_write_list(task->out, a.size);
-    for (i = 0; i < a.size; i++) {
+    for (size_t i = 0; i < a.size; i++) {
         write_number(task, operation(a.elements[i], b.elements[i]));
     }
 }
@@ -101,36 +100,32 @@ static void dot_product(spider_task *task)
     number total = {0, 0};
     vector a;
     vector b;
-    uint32_t i;
     if (!read_two(task, &a, &b)) {
         return;
     }
-    for (i = 0; i < a.size; i++) {
+    for (size_t i = 0; i < a.size; i++) {
         total = sum(total, product(a.elements[i], b.elements[i]));
     }
     write_number(task, total);
 }
 
-/* Of vectors of three elements. */
 static void cross_product(spider_task *task)
 {
-    vector a;
-    vector b;
-    uint32_t i;
-    if (!read_two(task, &a, &b)) {
+    vector a = read_vector(task);
+    vector b = read_vector(task);
+    if (!spider_ready(task)) {
         return;
     }
-    if (a.size != 3) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR,
-                    "length mismatch: a cross product needs 3 and 3 elements, not %" PRIu32 " and %" PRIu32, a.size,
-                    b.size);
+    if (a.size != 3 || b.size != 3) {
+        spider_fail(task, SPIDER_ERROR_EXECUTION,
+                    "length mismatch: a cross product needs vectors of length 3, not %zu and %zu", a.size, b.size);
         return;
     }
-    spider_write_tuple(task->out, 1);
+    spider_write_struct(task->out, "elements");
     spider_write_list(task->out, 3);
-    for (i = 0; i < 3; i++) {
-        uint32_t j = (i + 1) % 3;
-        uint32_t k = (i + 2) % 3;
+    for (size_t i = 0; i < 3; i++) {
+        size_t j = (i + 1) % 3;
+        size_t k = (i + 2) % 3;
         write_number(task, difference(product(a.elements[j], b.elements[k]), product(a.elements[k], b.elements[j])));
     }
 }
@@ -138,7 +133,7 @@ static void cross_product(spider_task *task)
 static void always_fail(spider_task *task)
 {
     if (spider_ready(task)) {
-        spider_fail(task, SPIDER_CUSTOM, "this task always fails");
+        spider_fail(task, SPIDER_ERROR_CUSTOM, "this task always fails");
     }
 }
 

@@ -4,9 +4,12 @@
  *     cc -shared -fPIC -o integration_test_tasks/libintegration_test_tasks.so integration_test_tasks.c
  */
 #define _POSIX_C_SOURCE 200809L /* nanosleep */
+#define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <time.h>
 
 static bool initialized;
@@ -14,7 +17,7 @@ static bool initialized;
 static void initialize(spider_task *task)
 {
     if (getenv("SPIDER_TEST_TDL_INIT_SHOULD_FAIL") != NULL) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "init: intentional failure");
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "init failure requested");
         return;
     }
     initialized = true;
@@ -37,7 +40,7 @@ static void fibonacci(spider_task *task)
 static void always_fail(spider_task *task)
 {
     if (spider_ready(task)) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "always_fail: intentional failure");
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "always_fail: intentional failure");
     }
 }
 
@@ -69,12 +72,11 @@ static uint64_t sleep_time(void)
 /* sleep_and_echo(list<string>) -> list<string>. */
 static void sleep_and_echo(spider_task *task)
 {
-    uint32_t count = spider_read_list(task->in);
+    size_t count = spider_read_list(task->in);
     spider_string *strings = (spider_string *)spider_alloc(task, count, sizeof *strings);
     uint64_t time = sleep_time();
     struct timespec left;
-    uint32_t i;
-    for (i = 0; spider_ok(task) && i < count; i++) {
+    for (size_t i = 0; spider_ok(task) && i < count; i++) {
         strings[i] = spider_read_string(task->in);
     }
     if (!spider_ready(task)) {
@@ -85,7 +87,7 @@ static void sleep_and_echo(spider_task *task)
     while (time > 0 && nanosleep(&left, &left) != 0 && errno == EINTR) {
     }
     spider_write_list(task->out, count);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         spider_write_string(task->out, strings[i]);
     }
 }
@@ -111,27 +113,26 @@ static const char *wide_text(wide value, char *end)
 /* A commit task: the graph's outputs are int64 and their sum is zero. */
 static void assert_outputs_sum_zero(spider_task *task)
 {
-    uint32_t count;
+    size_t count;
     wide sum = 0;
-    uint32_t i;
     if (!spider_ready(task)) {
         return;
     }
-    if (task->kind != SPIDER_COMMIT_TASK) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "assert_outputs_sum_zero: not a commit task");
+    if (task->kind != SPIDER_TASK_COMMIT) {
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "assert_outputs_sum_zero: not a commit task");
         return;
     }
-    count = spider_count(task->graph_outputs);
+    count = spider_read_count(task->graph_outputs);
     if (count == 0) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "assert_outputs_sum_zero: outputs empty");
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "assert_outputs_sum_zero: outputs empty");
         return;
     }
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sum += spider_read_int64(task->graph_outputs);
     }
     if (sum != 0) {
         char text[48];
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "assert_outputs_sum_zero: outputs do not sum to zero: got %s",
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "assert_outputs_sum_zero: outputs do not sum to zero: got %s",
                     wide_text(sum, text + sizeof text));
     }
 }
@@ -139,7 +140,7 @@ static void assert_outputs_sum_zero(spider_task *task)
 static void assert_initialized(spider_task *task)
 {
     if (spider_ready(task) && !initialized) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "assert_initialized: the package is not initialized");
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "assert_initialized: the package is not initialized");
     }
 }
 

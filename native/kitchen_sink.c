@@ -4,6 +4,7 @@
  *
  *     cc -shared -fPIC -o kitchen_sink/libkitchen_sink.so kitchen_sink.c
  */
+#define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
 
 /* One argument of a type that has a reader and a writer: int8(int8) -> int8, and so on. */
@@ -29,7 +30,7 @@ ECHO(bytes)
 /* list(List<int64>) -> List<int64> */
 static void list(spider_task *task)
 {
-    uint32_t count = spider_read_list(task->in);
+    size_t count = spider_read_list(task->in);
     spider_write_list(task->out, count);
     while (count-- > 0) {
         spider_write_int64(task->out, spider_read_int64(task->in));
@@ -39,7 +40,7 @@ static void list(spider_task *task)
 /* map(Map<string, double>) -> Map<string, double> */
 static void map(spider_task *task)
 {
-    uint32_t count = spider_read_map(task->in);
+    size_t count = spider_read_map(task->in);
     spider_write_map(task->out, count);
     while (count-- > 0) {
         spider_write_string(task->out, spider_read_string(task->in));
@@ -51,7 +52,7 @@ static void map(spider_task *task)
 static void structure(spider_task *task)
 {
     spider_read_struct(task->in, "id, name, data");
-    spider_write_tuple(task->out, 3);
+    spider_write_struct(task->out, "id, name, data");
     spider_write_uint64(task->out, spider_read_uint64(task->in));
     spider_write_string(task->out, spider_read_string(task->in));
     spider_write_bytes(task->out, spider_read_bytes(task->in));
@@ -69,10 +70,8 @@ static void tuple(spider_task *task)
 /* option(string or nil) -> string or nil */
 static void option(spider_task *task)
 {
-    if (spider_read_option(task->in)) {
+    if (spider_write_option(task->out, spider_read_option(task->in))) {
         spider_write_string(task->out, spider_read_string(task->in));
-    } else {
-        spider_write_nil(task->out);
     }
 }
 
@@ -87,6 +86,7 @@ static void swap(spider_task *task)
 {
     int64_t number = spider_read_int64(task->in);
     spider_string text = spider_read_string(task->in);
+    spider_write_count(task->out, 2);
     spider_write_string(task->out, text);
     spider_write_int64(task->out, number);
 }
@@ -94,23 +94,23 @@ static void swap(spider_task *task)
 /* Copies one value of any type. The readers end the recursion: they follow 1,023 levels, no more. */
 static void copy(spider_reader *in, spider_writer *out)
 {
-    uint32_t count;
+    size_t count;
     switch (spider_peek(in)) {
-    case SPIDER_BOOLEAN: spider_write_boolean(out, spider_read_boolean(in)); break;
-    case SPIDER_UNSIGNED: spider_write_uint64(out, spider_read_uint64(in)); break;
-    case SPIDER_NEGATIVE: spider_write_int64(out, spider_read_int64(in)); break;
-    case SPIDER_FLOAT: spider_write_float(out, spider_read_float(in)); break;
-    case SPIDER_DOUBLE: spider_write_double(out, spider_read_double(in)); break;
-    case SPIDER_STRING: spider_write_string(out, spider_read_string(in)); break;
-    case SPIDER_BINARY: spider_write_bytes(out, spider_read_bytes(in)); break;
-    case SPIDER_ARRAY:
+    case SPIDER_TYPE_BOOLEAN: spider_write_boolean(out, spider_read_boolean(in)); break;
+    case SPIDER_TYPE_UNSIGNED: spider_write_uint64(out, spider_read_uint64(in)); break;
+    case SPIDER_TYPE_NEGATIVE: spider_write_int64(out, spider_read_int64(in)); break;
+    case SPIDER_TYPE_FLOAT: spider_write_float(out, spider_read_float(in)); break;
+    case SPIDER_TYPE_DOUBLE: spider_write_double(out, spider_read_double(in)); break;
+    case SPIDER_TYPE_STRING: spider_write_string(out, spider_read_string(in)); break;
+    case SPIDER_TYPE_BINARY: spider_write_bytes(out, spider_read_bytes(in)); break;
+    case SPIDER_TYPE_ARRAY:
         count = spider_read_list(in);
         spider_write_list(out, count);
         while (count-- > 0) {
             copy(in, out);
         }
         break;
-    case SPIDER_MAP:
+    case SPIDER_TYPE_MAP:
         count = spider_read_map(in);
         spider_write_map(out, count);
         while (count-- > 0) {
@@ -118,9 +118,9 @@ static void copy(spider_reader *in, spider_writer *out)
             copy(in, out);
         }
         break;
-    case SPIDER_NIL:
-    case SPIDER_EXTENSION: /* which no reader accepts */
-    case SPIDER_END:
+    case SPIDER_TYPE_NIL:
+    case SPIDER_TYPE_EXTENSION: /* which no reader accepts */
+    case SPIDER_TYPE_END:
         spider_read_nil(in);
         spider_write_nil(out);
         break;
@@ -136,7 +136,8 @@ static void any(spider_task *task)
 /* all(any values) -> the same, each an output of its own */
 static void all(spider_task *task)
 {
-    while (spider_peek(task->in) != SPIDER_END) {
+    spider_write_count(task->out, spider_read_count(task->in));
+    while (spider_peek(task->in) != SPIDER_TYPE_END) {
         copy(task->in, task->out);
     }
 }
@@ -145,6 +146,7 @@ static void all(spider_task *task)
 static void context(spider_task *task)
 {
     static const char *const kinds[] = {"index", "commit", "cleanup"};
+    spider_write_count(task->out, 5);
     spider_write_uint64(task->out, task->job_id);
     spider_write_cstring(task->out, kinds[task->kind]);
     spider_write_uint64(task->out, task->index);
@@ -155,7 +157,8 @@ static void context(spider_task *task)
 /* A commit task: the graph's outputs, each an output of its own. */
 static void graph_outputs(spider_task *task)
 {
-    while (spider_peek(task->graph_outputs) != SPIDER_END) {
+    spider_write_count(task->out, spider_read_count(task->graph_outputs));
+    while (spider_peek(task->graph_outputs) != SPIDER_TYPE_END) {
         copy(task->graph_outputs, task->out);
     }
 }
@@ -166,8 +169,8 @@ static void fail(spider_task *task)
     uint8_t kind = spider_read_uint8(task->in);
     spider_string message = spider_read_string(task->in);
     spider_write_string(task->out, message);
-    if (kind <= SPIDER_CUSTOM) {
-        spider_fail(task, (spider_error)kind, "%.*s", (int)message.size, message.data);
+    if (kind <= SPIDER_ERROR_CUSTOM) {
+        spider_fail(task, (spider_error_kind)kind, "%.*s", (int)message.size, message.data);
     }
 }
 

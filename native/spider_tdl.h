@@ -1,10 +1,11 @@
 /*
- * spider_tdl.h: Spider task packages in C and C++. From the spider-task-executor project; version 0.1.0.
+ * spider_tdl.h: write Spider task packages in C. From the spider-task-executor project.
  * SPDX-License-Identifier: Apache-2.0
  *
- * One header, libc only, nothing to configure: C99 or later, C++11 or later (the typed layer needs C++17), gcc or
- * clang, Linux. A whole package:
+ * One header and libc. C99 or later, or C++11 or later; gcc or clang; Linux, little-endian. In C++17, spider_tdl.hpp
+ * makes tasks of ordinary functions. A whole package:
  *
+ *     #define SPIDER_TDL_IMPLEMENTATION
  *     #include "spider_tdl.h"
  *
  *     static void add(spider_task *task)                       // add(int64, int64) -> int64
@@ -16,122 +17,83 @@
  *
  *     SPIDER_TDL_PACKAGE("sums", NULL, {"add", add});
  *
- *     cc -shared -fPIC -o sums/libsums.so sums.c
+ *     cc -O2 -shared -fPIC -o sums/libsums.so sums.c
  *
- * and the same in C++17, where a task may be an ordinary function:
- *
- *     static std::int64_t add(std::int64_t a, std::int64_t b) { return a + b; }
- *
- *     SPIDER_TDL_PACKAGE("sums", nullptr, {"add", spider::typed<add>});
- *
- * How it works
- *   Reading    Each spider_read_…(task->in) takes the next value; the first one starts at the first argument. A list,
- *              map, struct or tuple is opened by its own reader, which is followed by its elements, in order.
- *   Errors     The first one sticks. After it every reader returns zero (a list is empty, an option is none), every
- *              writer does nothing, and the task's outcome is that error, whatever it goes on to do. So nothing needs
- *              a check, except before a side effect: `if (!spider_ready(task)) return;`.
- *   Arguments  One too few, one too many or one of the wrong type is a DeserializationError that says where
- *              (`inputs[1].points[3]`, counted from 0), what was expected and what was found.
- *   Writing    Each complete value written to task->out is one output. Writing none is fine.
- *   Memory     Everything that a reader or spider_alloc returns belongs to the task: it is valid until the task
- *              function returns, and is not to be freed. Nothing in this header asks its caller to free anything.
- *   Threads    A task and its readers and writers belong to the thread that called it. There is no global state
- *              beside the table of tasks, which is made before the first call of one and does not change.
- *
- * The four __spider_tdl_package_… symbols that SPIDER_TDL_PACKAGE defines are all that is exported.
- * Other source files of the same package may include the header as well; one of them declares the package.
- *
- * Define SPIDER_TDL_WITH_ZSTD (and link with -lzstd) for commit tasks whose graph outputs may exceed 1,024 bytes; it
- * counts in the file that declares the package.
+ * Reading    Each spider_read_...(task->in) takes the next value; the first one takes the first argument. After
+ *            spider_read_list, _map, _struct or _tuple, the next values are its elements, in order.
+ * Errors     The first error is kept, and it is the outcome of the task. After it, every reader returns zero (a list is
+ *            empty, an option is absent) and every writer does nothing. So no call needs a check, except before a side
+ *            effect: `if (!spider_ready(task)) return;`.
+ * Arguments  A wrong type, a missing argument, and an argument or element that the task did not read are errors. They
+ *            say where (`inputs[1].points[3]`, counted from 0), what was expected and what was found.
+ * Writing    One complete value is the output. A task without an output writes nothing. A task with several outputs
+ *            announces their number with spider_write_count.
+ * Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They are valid until the
+ *            task function returns. The task must not free them. Writers copy what they are given.
+ * Threads    A task, its readers and its writer belong to the thread that calls the task. There is no global state.
+ * Files      Other source files of the package include this header without the first #define, and the file that has it
+ *            defines SPIDER_TDL_SEVERAL_FILES, too. Only the four symbols that Spider calls are exported.
+ * zstd       Graph outputs of more than 1,024 bytes are compressed. A package with commit tasks for them defines
+ *            SPIDER_TDL_WITH_ZSTD with SPIDER_TDL_IMPLEMENTATION, and is linked with -lzstd.
  */
 #ifndef SPIDER_TDL_H
 #define SPIDER_TDL_H
 
-#include <inttypes.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#ifdef SPIDER_TDL_WITH_ZSTD
-#include <zstd.h>
-#endif
 
 #ifdef __cplusplus
-#include <cxxabi.h>
-#include <exception>
+#include <stdexcept>
 #include <string>
-#include <utility>
-#if __cplusplus >= 201703L
-#include <array>
-#include <limits>
-#include <map>
-#include <optional>
-#include <string_view>
-#include <tuple>
-#include <type_traits>
-#include <unordered_map>
-#include <vector>
+extern "C" {
 #endif
-#define SPIDER__ASSERT(name, condition) static_assert(condition, #name)
-#define SPIDER__FUNCTION inline
-#define SPIDER__EXPORT extern "C" __attribute__((visibility("default")))
+
+/* In a package of one file, functions are local: the library contains only those that it uses. */
+#if defined(SPIDER_TDL_IMPLEMENTATION) && !defined(SPIDER_TDL_SEVERAL_FILES)
+#define SPIDER__API static __attribute__((unused))
 #else
-#define SPIDER__ASSERT(name, condition) typedef char spider__assert_##name[(condition) ? 1 : -1]
-#define SPIDER__FUNCTION static inline
-#define SPIDER__EXPORT extern __attribute__((visibility("default")))
+#define SPIDER__API __attribute__((visibility("hidden")))
 #endif
 
-/* The version of the package interface. A 0.1.x executor runs packages of every 0.1.y. */
-#define SPIDER_TDL_VERSION_MAJOR 0
-#define SPIDER_TDL_VERSION_MINOR 1
-#define SPIDER_TDL_VERSION_PATCH 0
+/* The version of this header, as major * 10000 + minor * 100 + patch, and the version of the package interface: an
+ * executor of version 0.1.x runs packages of every 0.1.y. */
+#define SPIDER_TDL_HEADER_VERSION 100
+#define SPIDER_TDL_INTERFACE_MAJOR 0
+#define SPIDER_TDL_INTERFACE_MINOR 1
+#define SPIDER_TDL_INTERFACE_PATCH 0
 
-/* The deepest nesting that the readers follow: as deep as Rust's. */
-#define SPIDER__MAX_DEPTH 1023
+/* Limits: levels of nesting that are read (as in Rust), fields of a struct, levels of structs that come as maps, and
+ * levels of lists and maps of unknown length that are written. */
+#define SPIDER_TDL_DEPTH_MAX 1023
+#define SPIDER_TDL_FIELDS_MAX 64
+#define SPIDER_TDL_MAP_STRUCTS_MAX 32
+#define SPIDER_TDL_OPEN_MAX 128
 
-/* ---- Types ---------------------------------------------------------------------------------------------------- */
+/* ---- Types ------------------------------------------------------------------------------------------------------ */
 
-/* What a task can fail with. */
-typedef enum spider_error {
-    SPIDER_TASK_NOT_FOUND,
-    SPIDER_DESERIALIZATION_ERROR,
-    SPIDER_SERIALIZATION_ERROR,
-    SPIDER_EXECUTION_ERROR,
-    SPIDER_INVALID_TASK_CONTEXT,
-    SPIDER_CUSTOM
-} spider_error;
+typedef enum spider_error_kind {
+    SPIDER_ERROR_TASK_NOT_FOUND, SPIDER_ERROR_DESERIALIZATION, SPIDER_ERROR_SERIALIZATION,
+    SPIDER_ERROR_EXECUTION, SPIDER_ERROR_INVALID_TASK_CONTEXT, SPIDER_ERROR_CUSTOM
+} spider_error_kind;
 
-/* A task of the job's graph, or the one that runs when all of them have succeeded (commit) or the job is over
- * (cleanup). */
-typedef enum spider_task_kind { SPIDER_INDEX_TASK, SPIDER_COMMIT_TASK, SPIDER_CLEANUP_TASK } spider_task_kind;
+/* Index tasks form the job's graph. The commit task follows if all succeed, the cleanup task when the job ends. */
+typedef enum spider_task_kind { SPIDER_TASK_INDEX, SPIDER_TASK_COMMIT, SPIDER_TASK_CLEANUP } spider_task_kind;
 
-/* What spider_peek sees. SPIDER_ARRAY is a list, a struct, a tuple, or Bytes. */
+/* What spider_peek returns. UNSIGNED and NEGATIVE are integers from 0 up and below 0; ARRAY is a list, struct, tuple or
+ * Bytes; no reader accepts EXTENSION. */
 typedef enum spider_type {
-    SPIDER_END,
-    SPIDER_NIL,
-    SPIDER_BOOLEAN,
-    SPIDER_UNSIGNED, /* an integer from 0 up */
-    SPIDER_NEGATIVE, /* an integer below 0 */
-    SPIDER_FLOAT,
-    SPIDER_DOUBLE,
-    SPIDER_STRING,
-    SPIDER_BINARY,
-    SPIDER_ARRAY,
-    SPIDER_MAP,
-    SPIDER_EXTENSION
+    SPIDER_TYPE_END, SPIDER_TYPE_NIL, SPIDER_TYPE_BOOLEAN, SPIDER_TYPE_UNSIGNED, SPIDER_TYPE_NEGATIVE,
+    SPIDER_TYPE_FLOAT, SPIDER_TYPE_DOUBLE, SPIDER_TYPE_STRING, SPIDER_TYPE_BINARY, SPIDER_TYPE_EXTENSION,
+    SPIDER_TYPE_ARRAY, SPIDER_TYPE_MAP
 } spider_type;
 
-/* UTF-8, not NUL-terminated. `data` is never NULL. */
+/* A string is UTF-8 without a NUL at its end. From a reader, `data` is not NULL, and the task does not free it. */
 typedef struct spider_string {
     const char *data;
     size_t size;
 } spider_string;
 
-/* `data` is never NULL. */
 typedef struct spider_bytes {
     const uint8_t *data;
     size_t size;
@@ -140,1458 +102,1245 @@ typedef struct spider_bytes {
 typedef struct spider_reader spider_reader;
 typedef struct spider_writer spider_writer;
 
-/* One call of a task. Not to be copied; its pointers are valid until the task function returns. */
+/* One call of a task. It must not be copied. Its pointers are valid until the task function returns. */
 typedef struct spider_task {
     spider_reader *in;            /* the arguments */
     spider_writer *out;           /* the outputs */
-    spider_reader *graph_outputs; /* a commit task's: the outputs of the job's graph. Otherwise reading it fails. */
+    spider_reader *graph_outputs; /* the outputs of the job's graph; reading them fails if this is no commit task */
     spider_task_kind kind;
     uint64_t job_id;
     uint64_t index;       /* of an index task within its job, otherwise 0 */
     uint64_t instance_id; /* of this attempt to run the task */
     uint64_t resource_group_id;
-
-    bool spider__failed;
-    bool spider__gave_binary; /* some of the inputs' bytes are the author's that were not checked for UTF-8 */
-    uint8_t *spider__error;   /* the first error in msgpack, malloc'ed; NULL if there was no memory at all for it */
-    size_t spider__error_size;
-    uint8_t *spider__spare; /* becomes the error if there is no memory for it; NULL if there was none for this */
-    union spider__block *spider__memory; /* what spider_alloc gave out */
 } spider_task;
 
 typedef void (*spider_task_function)(spider_task *task);
 
-/* An element of the table in SPIDER_TDL_PACKAGE. The name must stay as it is as long as the package is loaded. */
+/* A task in SPIDER_TDL_PACKAGE. The name must remain valid while the package is loaded. */
 typedef struct spider_task_entry {
     const char *name;
     spider_task_function function;
 } spider_task_entry;
 
-/* The package interface: what crosses the boundary between executor and package, by value. */
+/* These three cross the boundary between executor and package, by value. The bytes of a view are borrowed. The executor
+ * frees the bytes of a result, unless `length` is 0. */
 typedef struct spider_version {
-    uint32_t major_version;
-    uint32_t minor_version;
-    uint32_t patch_version;
+    uint32_t major_version, minor_version, patch_version;
 } spider_version;
 
-/* Borrowed bytes: the receiver frees nothing. `pointer` is not NULL, even if `length` is 0. */
 typedef struct spider_view {
     const void *pointer;
     size_t length;
 } spider_view;
 
-/* Outputs, or an error. The executor frees `pointer` with free(), unless `length` is 0. */
 typedef struct spider_result {
     bool is_error;
     uint8_t *pointer;
     size_t length;
 } spider_result;
 
-SPIDER__ASSERT(version_size, sizeof(spider_version) == 12);
-SPIDER__ASSERT(view_length, offsetof(spider_view, length) == sizeof(void *));
-SPIDER__ASSERT(view_size, sizeof(spider_view) == 2 * sizeof(void *));
-SPIDER__ASSERT(bool_size, sizeof(bool) == 1 && offsetof(spider_result, is_error) == 0);
-SPIDER__ASSERT(result_pointer, offsetof(spider_result, pointer) == sizeof(void *));
-SPIDER__ASSERT(result_length, offsetof(spider_result, length) == 2 * sizeof(void *));
-SPIDER__ASSERT(result_size, sizeof(spider_result) == 3 * sizeof(void *));
-SPIDER__ASSERT(float_size, sizeof(float) == 4 && sizeof(double) == 8);
+/* ---- The task --------------------------------------------------------------------------------------------------- */
 
-SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void);
-SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void);
-SPIDER__EXPORT spider_result __spider_tdl_package_init(void);
-SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,
-                                                          spider_view inputs);
+/* Makes the task fail with a message that is formatted as by printf. Does nothing if the task has failed before. The
+ * message is cut at 4,095 bytes, and bytes that are not UTF-8 become '?'. */
+__attribute__((format(printf, 3, 4), nonnull, cold))
+SPIDER__API void spider_fail(spider_task *task, spider_error_kind kind, const char *format, ...);
+
+/* True if the task has not failed. spider_ready is for side effects: it makes the task fail if it has not yet read all
+ * arguments to their ends, which is otherwise checked when the task ends. */
+SPIDER__API bool spider_ok(const spider_task *task);
+SPIDER__API bool spider_ready(spider_task *task);
+
+/* Zeroed memory for `count` things of `size` bytes. It belongs to the task, which must not free it. Without memory, the
+ * task fails with a SerializationError and the result is NULL. A count from spider_read_list is safe here: it is
+ * never larger than the number of bytes that were sent. */
+SPIDER__API void *spider_alloc(spider_task *task, size_t count, size_t size);
+
+/* ---- Readers ---------------------------------------------------------------------------------------------------- */
+
+/* The number of arguments, or of graph outputs, in all. 0 after an error. */
+SPIDER__API size_t spider_read_count(spider_reader *in);
+
+/* Integers of any width are accepted if the value fits. Floats are not. */
+SPIDER__API int8_t spider_read_int8(spider_reader *in);
+SPIDER__API int16_t spider_read_int16(spider_reader *in);
+SPIDER__API int32_t spider_read_int32(spider_reader *in);
+SPIDER__API int64_t spider_read_int64(spider_reader *in);
+SPIDER__API uint8_t spider_read_uint8(spider_reader *in);
+SPIDER__API uint16_t spider_read_uint16(spider_reader *in);
+SPIDER__API uint32_t spider_read_uint32(spider_reader *in);
+SPIDER__API uint64_t spider_read_uint64(spider_reader *in);
+
+/* Both widths and integers are accepted, and rounded. A double too large for a float becomes infinity, as in Rust. */
+SPIDER__API float spider_read_float(spider_reader *in);
+SPIDER__API double spider_read_double(spider_reader *in);
+
+SPIDER__API bool spider_read_boolean(spider_reader *in);
+SPIDER__API void spider_read_nil(spider_reader *in);
+
+/* The string is part of the request. The cstring is a copy in the task's memory with a NUL at its end, and never NULL.
+ * Text that has a NUL in it is refused. */
+SPIDER__API spider_string spider_read_string(spider_reader *in);
+SPIDER__API const char *spider_read_cstring(spider_reader *in);
+
+/* Bytes from an array of integers (copied into the task's memory) or from binary (not copied). */
+SPIDER__API spider_bytes spider_read_bytes(spider_reader *in);
+
+/* Returns the number of elements, or of pairs, which are read next: key, value, key, value... Binary is accepted as a
+ * list of integers. */
+SPIDER__API size_t spider_read_list(spider_reader *in);
+SPIDER__API size_t spider_read_map(spider_reader *in);
+
+/* Accepts exactly `count` values, which are read next. */
+SPIDER__API void spider_read_tuple(spider_reader *in, size_t count);
+
+/* Accepts a struct with these fields, such as "x, y", which are read next, in this order. It may come as an array (Rust
+ * writes that) or as a map from names to values. `names` must remain valid until the task returns. */
+SPIDER__API void spider_read_struct(spider_reader *in, const char *names);
+
+/* For a value that may be nil. True: it is not nil, and is read next. False: it was nil, or it is a field that a struct
+ * that came as a map does not have; there is nothing to read. */
+SPIDER__API bool spider_read_option(spider_reader *in);
+
+/* The type of the next value, which is not taken. SPIDER_TYPE_END: no argument is left, or the task has failed. */
+SPIDER__API spider_type spider_peek(spider_reader *in);
+
+/* Skips the next value, whatever its type. */
+SPIDER__API void spider_skip(spider_reader *in);
+
+/* Makes the task fail because of the value that was read last: a DeserializationError with its position, "expected
+ * <expected>, found <format...>", as the readers report. For example:
+ *     spider_reject(task->in, "a color", "the string %.*s", (int)text.size, text.data); */
+__attribute__((format(printf, 3, 4), nonnull, cold))
+SPIDER__API void spider_reject(spider_reader *in, const char *expected, const char *format, ...);
+
+/* ---- Writers ---------------------------------------------------------------------------------------------------- */
+
+/* Announces the number of outputs, before the first one. Without it, a task writes one output or none. */
+SPIDER__API void spider_write_count(spider_writer *out, size_t count);
+
+/* Integers are written in the smallest form that holds the value, whatever their type. */
+SPIDER__API void spider_write_int8(spider_writer *out, int8_t value);
+SPIDER__API void spider_write_int16(spider_writer *out, int16_t value);
+SPIDER__API void spider_write_int32(spider_writer *out, int32_t value);
+SPIDER__API void spider_write_int64(spider_writer *out, int64_t value);
+SPIDER__API void spider_write_uint8(spider_writer *out, uint8_t value);
+SPIDER__API void spider_write_uint16(spider_writer *out, uint16_t value);
+SPIDER__API void spider_write_uint32(spider_writer *out, uint32_t value);
+SPIDER__API void spider_write_uint64(spider_writer *out, uint64_t value);
+
+SPIDER__API void spider_write_float(spider_writer *out, float value);
+SPIDER__API void spider_write_double(spider_writer *out, double value);
+SPIDER__API void spider_write_nil(spider_writer *out);
+SPIDER__API void spider_write_boolean(spider_writer *out, bool value);
+
+/* Text that is not UTF-8 is a SerializationError. So is NULL as a cstring. */
+SPIDER__API void spider_write_string(spider_writer *out, spider_string value);
+SPIDER__API void spider_write_cstring(spider_writer *out, const char *value);
+
+/* Written as an array of integers. */
+SPIDER__API void spider_write_bytes(spider_writer *out, spider_bytes value);
+
+/* Begin a list, a map, a tuple or a struct. Exactly so many elements, pairs (key, value, key, value...), values or
+ * fields must be written next. `names` are those of the fields, such as "x, y", in the order of writing. */
+SPIDER__API void spider_write_list(spider_writer *out, size_t count);
+SPIDER__API void spider_write_map(spider_writer *out, size_t count);
+SPIDER__API void spider_write_tuple(spider_writer *out, size_t count);
+SPIDER__API void spider_write_struct(spider_writer *out, const char *names);
+
+/* Writes nil if `present` is false. Otherwise the value must be written next. Returns `present`. */
+SPIDER__API bool spider_write_option(spider_writer *out, bool present);
+
+/* For a list or map of unknown length: begin it, write its elements, or its keys and values in turn, and end it. */
+SPIDER__API void spider_begin_list(spider_writer *out);
+SPIDER__API void spider_end_list(spider_writer *out);
+SPIDER__API void spider_begin_map(spider_writer *out);
+SPIDER__API void spider_end_map(spider_writer *out);
+
+/* ---- The package ------------------------------------------------------------------------------------------------ */
 
 typedef struct spider__package {
+    spider_view name;
+    spider_task_function init;
     const spider_task_entry *tasks;
-    uint32_t task_count;
-    uint32_t slot_count;
-    uint32_t *slots; /* hash table of 1 + position in `tasks`; 0 is free */
-    bool indexed;    /* the hash table is complete */
-    uint8_t *spare;  /* room for an error when there is no memory: SPIDER__SPARE_SIZE bytes, malloc'ed; or NULL */
-    bool (*decompress)(spider_task *task, spider_bytes *data); /* zstd; NULL: not compiled in */
+    size_t task_count;
 } spider__package;
+
+extern const spider__package spider__this_package __attribute__((visibility("hidden")));
+
+SPIDER__API bool spider__reader_ok(const spider_reader *in); /* for spider_tdl.hpp */
+
+/*
+ * SPIDER_TDL_PACKAGE(name, init, tasks...) declares the package, once, at file scope, after its tasks:
+ *   name   a string literal; the library must be <name>/lib<name>.so
+ *   init   NULL, or a function that is called once before any task. It has no arguments and no outputs. If it fails, so
+ *          does loading the package.
+ *   tasks  one or more of {"name", function}
+ */
+#define SPIDER_TDL_PACKAGE(...) \
+    typedef char define_SPIDER_TDL_IMPLEMENTATION_before_you_include_spider_tdl_h[-1]
+
+#ifdef __cplusplus
+} /* extern "C" */
+
+/* `throw spider::task_error("no such key")` makes a task fail. Any other std::exception is an ExecutionError with the
+ * text of its what(). Anything else that is thrown is an ExecutionError "unknown C++ exception". */
+namespace spider {
+struct __attribute__((visibility("hidden"))) task_error final : std::runtime_error {
+    explicit task_error(const std::string &message, spider_error_kind error_kind = SPIDER_ERROR_EXECUTION)
+        : std::runtime_error(message), kind(error_kind) {}
+    const spider_error_kind kind;
+};
+} /* namespace spider */
+#endif
+
+#endif /* SPIDER_TDL_H */
+
+/* ==== Implementation ============================================================================================== */
+
+#if defined(SPIDER_TDL_IMPLEMENTATION) && !defined(SPIDER__IMPLEMENTED)
+#define SPIDER__IMPLEMENTED
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef SPIDER_TDL_WITH_ZSTD
+#include <zstd.h>
+#endif
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "spider_tdl.h needs a little-endian machine."
+#endif
+
+#undef SPIDER_TDL_PACKAGE
+#define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                                       \
+    static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                                 \
+    const spider__package spider__this_package = {{"" name_, sizeof("" name_) - 1}, init_, spider__tasks,           \
+                                                  sizeof spider__tasks / sizeof *spider__tasks};                    \
+    struct spider_task
+
+/* Error paths, and what runs once per call, are out of line and small, which makes the rest faster. */
+#define SPIDER__COLD static __attribute__((cold, noinline))
+#define SPIDER__EXPORT __attribute__((visibility("default")))
+#define SPIDER__INLINE static inline __attribute__((always_inline))
+
+#ifdef __cplusplus
+extern "C" {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#endif
 
 typedef union spider__block {
     union spider__block *next;
     long double alignment;
 } spider__block;
 
-/* A list, tuple, struct or map that is being read. */
-typedef struct spider__level {
-    const char *names;    /* of a struct's fields, otherwise NULL */
-    const uint8_t *entry; /* a struct that came as a map: its first entry that was not looked at. Otherwise NULL */
-    uint32_t entries;     /* from `entry` on */
-    bool at_entry;        /* the value being read is that of the last entry looked at: `entry` is where it ends */
-    bool pairs;           /* a map */
-    uint32_t index;       /* values begun */
-    uint32_t count;       /* values to read: two for each pair of a map */
-    size_t first_field;   /* a struct that came as a map: where the reader's `fields` has its own */
-} spider__level;
-
-struct spider_reader {
-    spider_task *task;
-    const char *label;       /* starts the positions in error texts */
-    const uint8_t *start;    /* of the payload */
-    const uint8_t *position; /* in the value being read, which ends at `end` */
-    const uint8_t *end;
-    const uint8_t *next; /* the values behind it, up to `limit`; NULL: the payload has not been opened */
-    const uint8_t *limit;
-    uint32_t index; /* values begun */
-    uint32_t count;
-    uint32_t depth;
-    bool framed;   /* a payload; otherwise one bare value */
-    bool begun;    /* `position` is at a value that has been peeked at */
-    bool optional; /* the field that is sought may be absent; then it is */
-    bool absent;
-    const uint8_t **fields; /* the values of structs that come as maps, where found so far; malloc'ed */
-    size_t field_count;
-    size_t field_capacity;
-    spider__level levels[SPIDER__MAX_DEPTH];
-};
-
-struct spider_writer {
-    spider_task *task;
-    uint8_t *data;
-    size_t size;
-    size_t capacity;
-    size_t expected;  /* the inputs' size: outputs that are large at all often get about as large */
-    size_t start;     /* of the output being written: its length goes there */
-    uint64_t pending; /* values that it still lacks */
-    uint32_t count;   /* outputs begun */
-};
-
-/* Classes of authors may hold the types above, so those keep their visibility; functions are nobody else's. */
-#pragma GCC visibility push(hidden)
-#if defined(__cplusplus)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wold-style-cast"
-#endif
-
-#ifdef __cplusplus
-namespace spider {
-/* Throw it to make a task fail: `throw spider::task_error("no such key")`. Any other std::exception is an
- * ExecutionError of its what(), and whatever else is thrown is one of "unknown C++ exception". */
-class task_error final : public std::exception {
-public:
-    explicit task_error(std::string message) : task_error(SPIDER_EXECUTION_ERROR, std::move(message)) {}
-    task_error(spider_error kind, std::string message) : kind_(kind), message_(std::move(message)) {}
-    spider_error kind() const noexcept { return kind_; }
-    const std::string &message() const noexcept { return message_; }
-    const char *what() const noexcept override { return message_.c_str(); }
-
-private:
-    spider_error kind_;
-    std::string message_;
-};
-} // namespace spider
-#endif
-
-/* ---- Errors and memory ---------------------------------------------------------------------------------------- */
-
-SPIDER__FUNCTION uint8_t *spider__store_be(uint8_t *at, uint64_t value, unsigned bytes)
-{
-    while (bytes > 0) {
-        bytes--;
-        *at++ = (uint8_t)(value >> (8 * bytes));
-    }
-    return at;
-}
-
-SPIDER__FUNCTION void spider__store_le32(uint8_t *at, size_t value)
-{
-    unsigned i;
-    for (i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
-SPIDER__FUNCTION uint64_t spider__load_be(const uint8_t *at, unsigned bytes)
-{
-    switch (bytes) {
-    case 1: return at[0];
-    case 2: return (uint64_t)at[0] << 8 | at[1];
-    case 4: return (uint64_t)at[0] << 24 | (uint64_t)at[1] << 16 | (uint64_t)at[2] << 8 | at[3];
-    default: return spider__load_be(at, 4) << 32 | spider__load_be(at + 4, 4);
-    }
-}
-
-SPIDER__FUNCTION uint32_t spider__load_le32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-SPIDER__FUNCTION size_t spider__string_header_size(size_t size)
-{
-    return size < 32 ? 1 : size < 0x100 ? 2 : size < 0x10000 ? 3 : 5;
-}
-
-/* Writes the header of a string of less than 4 GiB. */
-SPIDER__FUNCTION uint8_t *spider__string_header(uint8_t *at, size_t size)
-{
-    if (size < 32) {
-        *at++ = (uint8_t)(0xa0 | size);
-        return at;
-    }
-    if (size < 0x100) {
-        *at++ = 0xd9;
-        return spider__store_be(at, size, 1);
-    }
-    if (size < 0x10000) {
-        *at++ = 0xda;
-        return spider__store_be(at, size, 2);
-    }
-    *at++ = 0xdb;
-    return spider__store_be(at, size, 4);
-}
-
-/* The size of the longest prefix that is ASCII, as most text is. Where the processor has no vectors of 32 bytes, the
- * compiler makes do with smaller ones. */
-typedef long long spider__vector __attribute__((vector_size(32)));
-
-#define SPIDER__HIGH_BITS INT64_C(-0x7f7f7f7f7f7f7f80)
-#define SPIDER__ANY_HIGH_BIT(v) (((((v)[0] | (v)[1]) | ((v)[2] | (v)[3])) & SPIDER__HIGH_BITS) != 0)
-
-#define SPIDER__ASCII_PREFIX(name, any_high_bit)                                                            \
-    SPIDER__FUNCTION size_t name(const uint8_t *data, size_t size)                                          \
-    {                                                                                                       \
-        size_t i = 0;                                                                                       \
-        for (; size >= 128 && i < size; i += 128) {                                                         \
-            const uint8_t *at = data + (size - i < 128 ? size - 128 : i); /* some of the last ones again */ \
-            spider__vector a, b, c, d;                                                                      \
-            memcpy(&a, at, 32);                                                                             \
-            memcpy(&b, at + 32, 32);                                                                        \
-            memcpy(&c, at + 64, 32);                                                                        \
-            memcpy(&d, at + 96, 32);                                                                        \
-            a = (a | b) | (c | d);                                                                          \
-            if (any_high_bit(a)) {                                                                          \
-                break;                                                                                      \
-            }                                                                                               \
-        }                                                                                                   \
-        if (i >= size) {                                                                                    \
-            return size;                                                                                    \
-        }                                                                                                   \
-        for (; size - i >= 8; i += 8) {                                                                     \
-            int64_t word;                                                                                   \
-            memcpy(&word, data + i, 8);                                                                     \
-            if ((word & SPIDER__HIGH_BITS) != 0) {                                                          \
-                break;                                                                                      \
-            }                                                                                               \
-        }                                                                                                   \
-        while (i < size && data[i] < 0x80) {                                                                \
-            i++;                                                                                            \
-        }                                                                                                   \
-        return i;                                                                                           \
-    }
-SPIDER__ASCII_PREFIX(spider__ascii_prefix, SPIDER__ANY_HIGH_BIT)
-#ifdef __x86_64__
-#define SPIDER__ANY_HIGH_BIT_AVX2(v) (!__builtin_ia32_ptestz256((v), ((v) ^ (v)) + SPIDER__HIGH_BITS))
-__attribute__((target("avx2"))) SPIDER__ASCII_PREFIX(spider__ascii_prefix_avx2, SPIDER__ANY_HIGH_BIT_AVX2)
-#endif
-
-/* The size of the longest prefix that is well-formed UTF-8. */
-SPIDER__FUNCTION size_t spider__utf8_prefix(const uint8_t *data, size_t size)
-{
-    size_t i = 0;
-    while (i < size) {
-        uint8_t lead = data[i];
-        uint8_t low = 0x80; /* the bounds of the second byte */
-        uint8_t top = 0xbf;
-        size_t more;
-        if (lead < 0x80) {
-#ifdef __x86_64__
-            if (size - i >= 128 && __builtin_cpu_supports("avx2")) {
-                i += spider__ascii_prefix_avx2(data + i, size - i);
-                continue;
-            }
-#endif
-            i += spider__ascii_prefix(data + i, size - i);
-            continue;
-        }
-        if (lead >= 0xc2 && lead <= 0xdf) {
-            more = 1;
-        } else if (lead >= 0xe0 && lead <= 0xef) {
-            more = 2;
-            low = lead == 0xe0 ? 0xa0 : 0x80; /* not longer than needed */
-            top = lead == 0xed ? 0x9f : 0xbf; /* no surrogates */
-        } else if (lead >= 0xf0 && lead <= 0xf4) {
-            more = 3;
-            low = lead == 0xf0 ? 0x90 : 0x80;
-            top = lead == 0xf4 ? 0x8f : 0xbf; /* up to U+10FFFF */
-        } else {
-            return i;
-        }
-        if (size - i <= more || data[i + 1] < low || data[i + 1] > top || (more > 1 && data[i + 2] >> 6 != 2)
-            || (more > 2 && data[i + 3] >> 6 != 2)) {
-            return i;
-        }
-        i += more + 1;
-    }
-    return i;
-}
-
-#define SPIDER__SPARE_SIZE 160
-#define SPIDER__SPARE_TEXT 120 /* what is left of it for a text, at least */
-
-/* Makes room for an error of `*size` bytes of text and returns where they go. Without memory the text must do with
- * less, and then `*size` is that. NULL: not even that, or not the first. */
-SPIDER__FUNCTION uint8_t *spider__error_text(spider_task *task, spider_error kind, size_t *size)
-{
-    const char *name = kind == SPIDER_TASK_NOT_FOUND          ? "TaskNotFound"
-                       : kind == SPIDER_DESERIALIZATION_ERROR ? "DeserializationError"
-                       : kind == SPIDER_SERIALIZATION_ERROR   ? "SerializationError"
-                       : kind == SPIDER_EXECUTION_ERROR       ? "ExecutionError"
-                       : kind == SPIDER_INVALID_TASK_CONTEXT  ? "InvalidTaskContext"
-                                                              : "Custom";
-    size_t name_size = strlen(name);
-    size_t header = 1 + 1 + name_size;
-    uint8_t *at;
-    if (task->spider__failed) {
-        return NULL;
-    }
-    task->spider__failed = true;
-    at = (uint8_t *)malloc(header + 5 + *size + 1); /* vsnprintf adds a NUL */
-    if (at == NULL) {
-        at = task->spider__spare;
-        task->spider__spare = NULL;
-        if (at == NULL) {
-            return NULL;
-        }
-        *size = *size < SPIDER__SPARE_TEXT ? *size : SPIDER__SPARE_TEXT;
-    }
-    task->spider__error = at;
-    task->spider__error_size = header + spider__string_header_size(*size) + *size;
-    *at++ = 0x81;
-    at = spider__string_header(at, name_size);
-    memcpy(at, name, name_size);
-    return spider__string_header(at + name_size, *size);
-}
-
-/* An error text that is not UTF-8 would be lost on its way. */
-SPIDER__FUNCTION void spider__mend_utf8(uint8_t *text, size_t size)
-{
-    size_t i = 0;
-    while ((i += spider__utf8_prefix(text + i, size - i)) < size) {
-        text[i] = '?';
-    }
-}
-
-SPIDER__FUNCTION void spider__fail_with(spider_task *task, spider_error kind, const void *text, size_t size)
-{
-    uint8_t *at = spider__error_text(task, kind, &size);
-    if (at != NULL) {
-        memcpy(at, text, size);
-        spider__mend_utf8(at, size);
-    }
-}
-
-/* Makes the task fail, with a message as of printf; does nothing if it has failed before. Bytes that are not UTF-8
- * become '?'. The caller keeps what it passes. */
-__attribute__((format(printf, 3, 4), nonnull(3)))
-SPIDER__FUNCTION void spider_fail(spider_task *task, spider_error kind, const char *format, ...)
-{
-    va_list arguments;
-    va_list again;
-    int length;
-    va_start(arguments, format);
-    va_copy(again, arguments);
-    length = vsnprintf(NULL, 0, format, arguments);
-    if (length < 0) { /* such as %ls with characters that the locale lacks */
-        spider__fail_with(task, kind, format, strlen(format));
-    } else {
-        size_t size = (size_t)length;
-        uint8_t *text = spider__error_text(task, kind, &size);
-        if (text != NULL) {
-            vsnprintf((char *)text, size + 1, format, again);
-            spider__mend_utf8(text, size);
-        }
-    }
-    va_end(again);
-    va_end(arguments);
-}
-
-/* True until the first error. */
-SPIDER__FUNCTION bool spider_ok(const spider_task *task)
-{
-    return !task->spider__failed;
-}
-
-/* Zeroed memory for `count` things of `size` bytes, which lives as long as the call. Without memory the task fails
- * with a SerializationError, and NULL is returned. (`count` may come from spider_read_list: it never exceeds the
- * bytes that are there.) */
-SPIDER__FUNCTION void *spider_alloc(spider_task *task, size_t count, size_t size)
-{
-    spider__block *block = NULL;
-    if (size == 0 || count <= (SIZE_MAX - sizeof *block) / size) {
-        block = (spider__block *)calloc(1, sizeof *block + count * size);
-    }
-    if (block == NULL) {
-        spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for %zu times %zu bytes", count, size);
-        return NULL;
-    }
-    block->next = task->spider__memory;
-    task->spider__memory = block;
-    return block + 1;
-}
-
-/* ---- Reading -------------------------------------------------------------------------------------------------- */
-
 /* The first bytes of a msgpack value, decoded. */
 typedef struct spider__head {
     spider_type type;
     uint64_t bits;       /* of an integer (in two's complement), boolean, float or double */
-    uint32_t size;       /* bytes of a string or binary, elements of an array, pairs of a map */
+    uint32_t size;       /* bytes of a string, binary or extension; elements of an array; pairs of a map */
     const uint8_t *body; /* the bytes of a string or binary */
 } spider__head;
 
-/* Returns what follows the head (and the bytes of a string or binary), NULL if the value reaches past `end`: an array
- * or a map, too, if fewer bytes are left than it has elements. So a count that was accepted is not larger than what
- * was sent. */
-SPIDER__FUNCTION const uint8_t *spider__decode(const uint8_t *at, const uint8_t *end, spider__head *head)
+/* A container that is being read. The values of a list that came as binary, and of a struct that came as a map, are not
+ * read in sequence: these two have an `after`. */
+typedef struct spider__level {
+    const char *names;    /* of a struct's fields, otherwise NULL */
+    const uint8_t *after; /* the end of the container */
+    uint32_t index;       /* values begun */
+    uint32_t count;       /* values in all: two for each pair of a map */
+    bool pairs;           /* a map */
+} spider__level;
+
+struct spider_reader {
+    struct spider__call *call;
+    const char *label;       /* begins the positions in error texts */
+    const uint8_t *position; /* after the last head, or string, or binary */
+    const uint8_t *end;      /* where the bytes at `position` end */
+    const uint8_t *value_end; /* the end of the argument; `end` differs if the position is outside of the request */
+    spider__head head;        /* of the current value */
+    const uint8_t *next;      /* the rest of the payload; NULL: graph outputs that are still to be opened */
+    const uint8_t *limit;
+    uint32_t index; /* values of the payload begun */
+    uint32_t count; /* values of the payload in all */
+    uint32_t depth;
+    uint32_t map_structs; /* among the levels */
+    bool peeked;          /* `head` is still to be taken */
+    uint8_t byte[2];      /* the current element of a list that came as binary, as a uint8 */
+    spider__level levels[SPIDER_TDL_DEPTH_MAX];
+    const uint8_t *fields[SPIDER_TDL_MAP_STRUCTS_MAX][SPIDER_TDL_FIELDS_MAX]; /* their values; NULL: absent */
+};
+
+/* How a number or size is written: in one byte if it is below a limit, otherwise as a marker and 1, 2, 4 or 8 bytes. */
+typedef struct spider__form {
+    uint8_t small;
+    uint16_t limit;
+    uint8_t marker; /* for one byte; the next ones are for 2, 4 and 8 */
+    bool has_byte_size;
+} spider__form;
+
+/* A list or map of unknown length that is being written. */
+typedef struct spider__open {
+    const spider__form *form;
+    size_t start; /* the offset of its header */
+    uint64_t outer_pending;
+    size_t count; /* values begun */
+} spider__open;
+
+struct spider_writer {
+    struct spider__call *call;
+    uint8_t *data; /* the outputs, or the error, malloc'ed */
+    size_t size;
+    size_t capacity;
+    size_t start;     /* the offset of the current output's length */
+    uint64_t pending; /* values that are still to be written before the current one is complete */
+    size_t count;     /* outputs begun */
+    size_t announced; /* outputs that may be written */
+    bool counted;     /* `announced` outputs must be written */
+    uint32_t depth;
+    spider__open open[SPIDER_TDL_OPEN_MAX];
+};
+
+/* One call of a task. `task` is the first member: a spider_task * can be cast to a spider__call *. */
+typedef struct spider__call {
+    spider_task task;
+    bool failed;
+    spider__block *memory; /* what spider_alloc returned */
+    spider_bytes graph_buffer; /* as it came; no data: there is none */
+    spider_reader in;
+    spider_reader graph_outputs;
+    spider_writer out;
+} spider__call;
+
+/* ---- Msgpack, and text ------------------------------------------------------------------------------------------- */
+
+/* Reads a number of 1, 2, 4 or 8 bytes. */
+SPIDER__INLINE uint64_t spider__load_be(const uint8_t *at, const uint8_t *end, unsigned width)
 {
-    /* The markers c0 to df: a type, and how many bytes of a number or size follow. */
+    uint64_t value = 0;
+    if (end - at >= 8) { /* mostly so, and faster */
+        memcpy(&value, at, 8);
+        return __builtin_bswap64(value) >> (64 - 8 * width);
+    }
+    while (width-- > 0) {
+        value = value << 8 | *at++;
+    }
+    return value;
+}
+
+static uint32_t spider__load_le32(const uint8_t *at)
+{
+    uint32_t value;
+    memcpy(&value, at, 4);
+    return value;
+}
+
+static void spider__store_le32(uint8_t *at, size_t value) { memcpy(at, &value, 4); }
+
+/* Returns the end of the head, or of the string, binary or extension; NULL if the value reaches beyond `end`. An array
+ * or map needs as many bytes as it has elements, so that a count never exceeds what was sent. c1 has the type END. */
+SPIDER__INLINE const uint8_t *spider__decode(const uint8_t *at, const uint8_t *end, spider__head *head)
+{
+    /* For the markers c0 to df: the type, and how many bytes of a number or size follow. */
     static const uint8_t forms[32][2] = {
-        {SPIDER_NIL, 0},       {SPIDER_EXTENSION, 0}, {SPIDER_BOOLEAN, 0},   {SPIDER_BOOLEAN, 0},
-        {SPIDER_BINARY, 1},    {SPIDER_BINARY, 2},    {SPIDER_BINARY, 4},    {SPIDER_EXTENSION, 0},
-        {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_FLOAT, 4},     {SPIDER_DOUBLE, 8},
-        {SPIDER_UNSIGNED, 1},  {SPIDER_UNSIGNED, 2},  {SPIDER_UNSIGNED, 4},  {SPIDER_UNSIGNED, 8},
-        {SPIDER_NEGATIVE, 1},  {SPIDER_NEGATIVE, 2},  {SPIDER_NEGATIVE, 4},  {SPIDER_NEGATIVE, 8},
-        {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0}, {SPIDER_EXTENSION, 0},
-        {SPIDER_EXTENSION, 0}, {SPIDER_STRING, 1},    {SPIDER_STRING, 2},    {SPIDER_STRING, 4},
-        {SPIDER_ARRAY, 2},     {SPIDER_ARRAY, 4},     {SPIDER_MAP, 2},       {SPIDER_MAP, 4},
+        {SPIDER_TYPE_NIL, 0},       {SPIDER_TYPE_END, 0},       {SPIDER_TYPE_BOOLEAN, 0},   {SPIDER_TYPE_BOOLEAN, 0},
+        {SPIDER_TYPE_BINARY, 1},    {SPIDER_TYPE_BINARY, 2},    {SPIDER_TYPE_BINARY, 4},    {SPIDER_TYPE_EXTENSION, 1},
+        {SPIDER_TYPE_EXTENSION, 2}, {SPIDER_TYPE_EXTENSION, 4}, {SPIDER_TYPE_FLOAT, 4},     {SPIDER_TYPE_DOUBLE, 8},
+        {SPIDER_TYPE_UNSIGNED, 1},  {SPIDER_TYPE_UNSIGNED, 2},  {SPIDER_TYPE_UNSIGNED, 4},  {SPIDER_TYPE_UNSIGNED, 8},
+        {SPIDER_TYPE_NEGATIVE, 1},  {SPIDER_TYPE_NEGATIVE, 2},  {SPIDER_TYPE_NEGATIVE, 4},  {SPIDER_TYPE_NEGATIVE, 8},
+        {SPIDER_TYPE_EXTENSION, 0}, {SPIDER_TYPE_EXTENSION, 0}, {SPIDER_TYPE_EXTENSION, 0}, {SPIDER_TYPE_EXTENSION, 0},
+        {SPIDER_TYPE_EXTENSION, 0}, {SPIDER_TYPE_STRING, 1},    {SPIDER_TYPE_STRING, 2},    {SPIDER_TYPE_STRING, 4},
+        {SPIDER_TYPE_ARRAY, 2},     {SPIDER_TYPE_ARRAY, 4},     {SPIDER_TYPE_MAP, 2},       {SPIDER_TYPE_MAP, 4},
     };
-    uint8_t marker;
-    head->type = SPIDER_END;
-    head->bits = 0;
-    head->size = 0;
-    head->body = at;
     if (at == end) {
         return NULL;
     }
-    marker = *at++;
-    if (marker < 0x80) {
-        head->type = SPIDER_UNSIGNED;
-        head->bits = marker;
+    uint8_t marker = *at++;
+    head->size = 0;
+    head->body = NULL;
+    if (marker < 0x80 || marker >= 0xe0) {
+        head->type = marker < 0x80 ? SPIDER_TYPE_UNSIGNED : SPIDER_TYPE_NEGATIVE;
+        head->bits = marker < 0x80 ? marker : UINT64_C(0xffffffffffffff00) | marker;
         return at;
     }
-    if (marker >= 0xe0) {
-        head->type = SPIDER_NEGATIVE;
-        head->bits = UINT64_C(0xffffffffffffff00) | marker;
-        return at;
-    }
+    uint64_t size;
     if (marker < 0xc0) {
-        head->type = marker >= 0xa0 ? SPIDER_STRING : marker >= 0x90 ? SPIDER_ARRAY : SPIDER_MAP;
-        head->size = marker & (marker >= 0xa0 ? 0x1fu : 0x0fu);
+        head->type = marker >= 0xa0 ? SPIDER_TYPE_STRING : marker >= 0x90 ? SPIDER_TYPE_ARRAY : SPIDER_TYPE_MAP;
+        size = marker & (marker >= 0xa0 ? 0x1f : 0x0f);
     } else {
         unsigned width = forms[marker - 0xc0][1];
         head->type = (spider_type)forms[marker - 0xc0][0];
-        if (width == 0) {
-            head->bits = marker & 1u; /* of a boolean */
-            return at;
-        }
         if ((size_t)(end - at) < width) {
             return NULL;
         }
-        head->bits = spider__load_be(at, width);
+        head->bits = width == 0 ? marker & 1 /* of a boolean */ : spider__load_be(at, end, width);
         at += width;
-        if (head->type == SPIDER_NEGATIVE) {
+        if (head->type == SPIDER_TYPE_NEGATIVE) {
             if (head->bits >> (8 * width - 1) == 0) {
-                head->type = SPIDER_UNSIGNED;
+                head->type = SPIDER_TYPE_UNSIGNED;
             } else if (width < 8) {
                 head->bits |= UINT64_MAX << (8 * width);
             }
         }
-        if (head->type <= SPIDER_DOUBLE) {
+        if (head->type <= SPIDER_TYPE_DOUBLE) {
             return at;
         }
-        head->size = (uint32_t)head->bits;
+        size = width == 0 ? UINT64_C(1) << (marker - 0xd4) : head->bits;
+        size += head->type == SPIDER_TYPE_EXTENSION; /* a byte that says what the extension is */
     }
+    head->size = (uint32_t)size;
     head->body = at;
-    if ((size_t)(end - at) < (head->type == SPIDER_MAP ? 2 * (uint64_t)head->size : head->size)) {
+    if ((size_t)(end - at) < (head->type == SPIDER_TYPE_MAP ? 2 * size : size)) {
         return NULL;
     }
-    return head->type == SPIDER_STRING || head->type == SPIDER_BINARY ? at + head->size : at;
+    return head->type < SPIDER_TYPE_ARRAY ? at + size : at;
 }
 
-/* Steps over what is behind the marker of an extension. NULL: it is truncated, or the marker is the reserved c1. */
-SPIDER__FUNCTION const uint8_t *spider__skip_extension(const uint8_t *at, const uint8_t *end)
+static uint64_t spider__children(const spider__head *head)
 {
-    uint8_t marker = at[-1];
-    uint64_t size = UINT64_C(1) << (marker & 3); /* of d4 to d7 */
-    if (marker == 0xc1) {
-        return NULL;
-    }
-    if (marker == 0xd8) {
-        size = 16;
-    } else if (marker < 0xd4) { /* c7, c8, c9 */
-        unsigned width = 1u << (marker - 0xc7);
-        if ((size_t)(end - at) < width) {
-            return NULL;
-        }
-        size = spider__load_be(at, width);
-        at += width;
-    }
-    return (size_t)(end - at) > size ? at + 1 + size : NULL; /* a byte of type, and the data */
+    return head->type == SPIDER_TYPE_ARRAY ? head->size : head->type == SPIDER_TYPE_MAP ? 2 * (uint64_t)head->size : 0;
 }
 
-/* Steps over one value, however deep it is. NULL: it is truncated, or holds the reserved marker c1. */
-SPIDER__FUNCTION const uint8_t *spider__skip(const uint8_t *at, const uint8_t *end)
+/* Returns the end of so many values, however deep they are. NULL: they are truncated, or contain the marker c1. */
+static const uint8_t *spider__skip(const uint8_t *at, const uint8_t *end, uint64_t values)
 {
-    uint64_t values = 1;
-    while (values > 0 && at != NULL) {
+    for (; values > 0; values--) {
         spider__head head;
         at = spider__decode(at, end, &head);
-        values--;
-        if (at != NULL) {
-            if (head.type == SPIDER_EXTENSION) {
-                at = spider__skip_extension(at, end);
-            }
-            values += head.type == SPIDER_ARRAY ? head.size : head.type == SPIDER_MAP ? 2 * (uint64_t)head.size : 0;
+        if (at == NULL || head.type == SPIDER_TYPE_END) {
+            return NULL;
         }
+        values += spider__children(&head);
     }
     return at;
 }
 
-/* Finds the next of the names in "one, two, three"; NULL behind the last. */
-SPIDER__FUNCTION const char *spider__next_name(const char *names, size_t *size)
+static const spider__form spider__byte = {0x00, 0x100, 0, false};
+static const spider__form spider__unsigned = {0x00, 0x80, 0xcc, true};
+static const spider__form spider__string = {0xa0, 32, 0xd9, true};
+static const spider__form spider__array = {0x90, 16, 0xdb, false};
+static const spider__form spider__map = {0x80, 16, 0xdd, false};
+
+/* How many bytes follow the marker: 0, 1, 2, 4 or 8. */
+static size_t spider__extra_bytes(const spider__form *form, uint64_t value)
 {
-    size_t length = 0;
-    while (*names == ' ' || *names == ',') {
-        names++;
-    }
-    while (names[length] != '\0' && names[length] != ' ' && names[length] != ',') {
-        length++;
-    }
-    *size = length;
-    return length > 0 ? names : NULL;
+    return value < form->limit                           ? 0
+           : value <= UINT8_MAX && form->has_byte_size   ? 1
+           : value <= UINT16_MAX                         ? 2
+           : value <= UINT32_MAX                         ? 4
+                                                         : 8;
 }
 
-SPIDER__FUNCTION uint32_t spider__count_names(const char *names)
+/* Writes a marker and the lowest bytes of a number. 8 bytes must be writable after the marker. */
+SPIDER__INLINE uint8_t *spider__store_be(uint8_t *at, unsigned marker, uint64_t value, size_t bytes)
+{
+    *at++ = (uint8_t)marker;
+    value = __builtin_bswap64(value << (64 - 8 * bytes));
+    memcpy(at, &value, 8);
+    return at + bytes;
+}
+
+SPIDER__INLINE uint8_t *spider__store_head(uint8_t *at, const spider__form *form, uint64_t value)
+{
+    size_t bytes = spider__extra_bytes(form, value);
+    if (bytes == 0) {
+        *at = (uint8_t)(form->small | value);
+        return at + 1;
+    }
+    return spider__store_be(at, form->marker + (bytes == 8 ? 3 : (unsigned)bytes / 2), value, bytes);
+}
+
+/* The bits of 8 bytes that are not ASCII. */
+static uint64_t spider__high_bits(const uint8_t *at)
+{
+    uint64_t word;
+    memcpy(&word, at, 8);
+    return word & UINT64_C(0x8080808080808080);
+}
+
+/* The size of the longest prefix that is well-formed UTF-8. */
+static size_t spider__utf8_prefix(const void *text, size_t size)
+{
+    const uint8_t *data = (const uint8_t *)text;
+    size_t i = 0;
+    while (i < size) {
+        uint64_t high = 0;
+        while (size - i >= 8 && (high = spider__high_bits(data + i)) == 0) {
+            i += 8;
+        }
+        i += high != 0 ? (size_t)__builtin_ctzll(high) / 8 : 0;
+        while (i < size && data[i] < 0x80) {
+            i++;
+        }
+        while (i < size && data[i] >= 0x80) {
+            uint8_t lead = data[i];
+            size_t more = lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3;
+            if (lead < 0xc2 || lead > 0xf4 || size - i <= more) {
+                return i;
+            }
+            /* No overlong forms, no surrogates, nothing above U+10FFFF. */
+            uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+            uint8_t top = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+            if (data[i + 1] < low || data[i + 1] > top || (more > 1 && data[i + 2] >> 6 != 2)
+                || (more > 2 && data[i + 3] >> 6 != 2)) {
+                return i;
+            }
+            i += more + 1;
+        }
+    }
+    return size;
+}
+
+/* ---- Errors and memory ------------------------------------------------------------------------------------------- */
+
+/* Makes the task fail with an error in msgpack: {"ExecutionError": text}. */
+SPIDER__COLD void spider__fail_with(spider__call *call, spider_error_kind kind, const void *text, size_t size)
+{
+    static const char *const names[] = {"TaskNotFound",   "DeserializationError", "SerializationError",
+                                        "ExecutionError", "InvalidTaskContext",   "Custom"};
+    const char *name = names[(unsigned)kind < SPIDER_ERROR_CUSTOM ? kind : SPIDER_ERROR_CUSTOM];
+    size_t name_size = strlen(name);
+    if (call->failed) {
+        return;
+    }
+    call->failed = true;
+    free(call->out.data); /* the outputs are lost, and their memory may be what the error needs */
+    uint8_t *at = (uint8_t *)malloc(20 + name_size + size);
+    call->out.data = at;
+    call->out.size = 0;
+    if (at == NULL) {
+        return; /* the executor reports an empty error */
+    }
+    *at = 0x81;
+    at[1] = (uint8_t)(0xa0 | name_size);
+    memcpy(at + 2, name, name_size);
+    at = spider__store_head(at + 2 + name_size, &spider__string, size);
+    memcpy(at, text, size);
+    call->out.size = (size_t)(at - call->out.data) + size;
+    for (size_t i = 0; (i += spider__utf8_prefix(at + i, size - i)) < size;) {
+        at[i] = '?'; /* text that is not UTF-8 would make the whole error unreadable */
+    }
+}
+
+void spider_fail(spider_task *task, spider_error_kind kind, const char *format, ...)
+{
+    char text[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    size_t size = length < 0 ? 0 : (size_t)length < sizeof text ? (size_t)length : sizeof text - 1;
+    spider__fail_with((spider__call *)task, kind, text, size);
+}
+
+bool spider_ok(const spider_task *task) { return !((const spider__call *)task)->failed; }
+bool spider__reader_ok(const spider_reader *in) { return !in->call->failed; }
+
+void *spider_alloc(spider_task *task, size_t count, size_t size)
+{
+    spider__call *call = (spider__call *)task;
+    bool fits = size == 0 || count <= (SIZE_MAX - sizeof(spider__block)) / size;
+    spider__block *block = fits ? (spider__block *)calloc(1, sizeof *block + count * size) : NULL;
+    if (block == NULL) {
+        spider_fail(task, SPIDER_ERROR_SERIALIZATION, "out of memory: no room for %zu times %zu bytes", count, size);
+        return NULL;
+    }
+    block->next = call->memory;
+    call->memory = block;
+    return block + 1;
+}
+
+/* ---- The names of fields ---------------------------------------------------------------------------------------- */
+
+/* Takes the next of the names in "one, two, three". False after the last. */
+static bool spider__next_name(const char **names, spider_string *name)
+{
+    const char *at = *names;
+    while (*at == ' ' || *at == ',') {
+        at++;
+    }
+    name->data = at;
+    while (*at != '\0' && *at != ' ' && *at != ',') {
+        at++;
+    }
+    name->size = (size_t)(at - name->data);
+    *names = at;
+    return name->size > 0;
+}
+
+static uint32_t spider__count_names(const char *names)
 {
     uint32_t count = 0;
-    size_t size;
-    while ((names = spider__next_name(names, &size)) != NULL) {
-        names += size;
+    spider_string name;
+    while (spider__next_name(&names, &name)) {
         count++;
     }
     return count;
 }
 
-/* The name at a position that is known to exist. */
-SPIDER__FUNCTION const char *spider__name_at(const char *names, uint32_t position, size_t *size)
+/* Which of the names a key is; `count`: none of them. The search begins at `likely`: so keys in the order of the names
+ * are each found at once. */
+static uint32_t spider__match(const spider_string *names, uint32_t count, uint32_t likely, const spider__head *key)
 {
-    names = spider__next_name(names, size);
-    while (position-- > 0) {
-        names = spider__next_name(names + *size, size);
-    }
-    return names;
-}
-
-/* Which of the names a map's key is, by name or by number; UINT32_MAX: none of them. */
-SPIDER__FUNCTION uint32_t spider__match_name(const char *names, const spider__head *key)
-{
-    uint32_t position = 0;
-    size_t size;
-    if (key->type == SPIDER_UNSIGNED) {
-        return key->bits < spider__count_names(names) ? (uint32_t)key->bits : UINT32_MAX;
-    }
-    if (key->type != SPIDER_STRING && key->type != SPIDER_BINARY) {
-        return UINT32_MAX;
-    }
-    for (; (names = spider__next_name(names, &size)) != NULL; names += size, position++) {
-        if (size == key->size && memcmp(names, key->body, size) == 0) {
-            return position;
+    bool is_text = key->type == SPIDER_TYPE_STRING || key->type == SPIDER_TYPE_BINARY;
+    for (uint32_t i = 0; is_text && i < count; i++) {
+        uint32_t candidate = likely + i < count ? likely + i : likely + i - count;
+        if (names[candidate].size == key->size && memcmp(names[candidate].data, key->body, key->size) == 0) {
+            return candidate;
         }
     }
-    return UINT32_MAX;
+    return count;
 }
 
-/* Where the value last begun is, such as `inputs[0].points[3]`. */
-SPIDER__FUNCTION void spider__describe_position(const spider_reader *in, char *text, size_t size)
+/* ---- Errors of readers ------------------------------------------------------------------------------------------ */
+
+/* An absent field of a struct that came as a map reads as this nil. */
+static const uint8_t spider__absent[1] = {0xc0};
+
+#define SPIDER__POSITION_SIZE 512
+
+/* Where the value that was begun last is, such as `inputs[0].points[3]`, or a container around it: `depth` levels. */
+SPIDER__COLD void spider__describe_position(const spider_reader *in, uint32_t depth, char *text)
 {
-    size_t used = (size_t)snprintf(text, size, in->framed ? "%s[%" PRIu32 "]" : "%s", in->label, in->index - 1);
-    uint32_t i;
-    for (i = 0; i < in->depth && used < size; i++) {
+    size_t used = (size_t)snprintf(text, SPIDER__POSITION_SIZE, in->index > 0 ? "%s[%" PRIu32 "]" : "%s", in->label,
+                                   in->index - 1);
+    for (uint32_t i = 0; i < depth && in->levels[i].index > 0; i++) { /* without a value, the container is meant */
         const spider__level *level = &in->levels[i];
         uint32_t index = level->index - 1;
-        size_t left = size - used;
-        if (level->index == 0) { /* it is itself what is wrong: none of its values has begun */
-            return;
-        }
-        if (left < 64) { /* as good as a text of this depth can be */
-            snprintf(text + used, left, "[...]");
+        char *at = text + used;
+        size_t room = SPIDER__POSITION_SIZE - used;
+        if (room < 64) {
+            snprintf(at, room, "[...]");
             return;
         }
         if (level->pairs) {
-            used +=
-                (size_t)snprintf(text + used, left, "[%s %" PRIu32 "]", index % 2 == 0 ? "key" : "value", index / 2);
+            used += (size_t)snprintf(at, room, "[%s %" PRIu32 "]", index % 2 == 0 ? "key" : "value", index / 2);
         } else if (level->names == NULL) {
-            used += (size_t)snprintf(text + used, left, "[%" PRIu32 "]", index);
+            used += (size_t)snprintf(at, room, "[%" PRIu32 "]", index);
         } else {
-            size_t length;
-            const char *name = spider__name_at(level->names, index, &length);
-            used += (size_t)snprintf(text + used, left, ".%.*s", length > 60 ? 60 : (int)length, name);
+            const char *names = level->names;
+            spider_string name;
+            while (spider__next_name(&names, &name) && index-- > 0) {
+            }
+            used += (size_t)snprintf(at, room, ".%.*s", name.size > 60 ? 60 : (int)name.size, name.data);
         }
     }
 }
 
-SPIDER__FUNCTION void spider__unexpected(spider_reader *in, const char *expected, const char *found)
+void spider_reject(spider_reader *in, const char *expected, const char *format, ...)
 {
-    char position[512];
-    spider__describe_position(in, position, sizeof position);
-    spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %s, found %s", position, expected, found);
-}
-
-SPIDER__FUNCTION void spider__mismatch(spider_reader *in, const char *expected, const spider__head *head)
-{
-    char found[64];
-    switch (head->type) {
-    case SPIDER_NIL: snprintf(found, sizeof found, "nil"); break;
-    case SPIDER_BOOLEAN: snprintf(found, sizeof found, "the boolean %s", head->bits != 0 ? "true" : "false"); break;
-    case SPIDER_UNSIGNED: snprintf(found, sizeof found, "the integer %" PRIu64, head->bits); break;
-    case SPIDER_NEGATIVE: snprintf(found, sizeof found, "the integer -%" PRIu64, 0 - head->bits); break;
-    case SPIDER_FLOAT: snprintf(found, sizeof found, "a float"); break;
-    case SPIDER_DOUBLE: snprintf(found, sizeof found, "a double"); break;
-    case SPIDER_STRING: snprintf(found, sizeof found, "a string of length %" PRIu32, head->size); break;
-    case SPIDER_BINARY: snprintf(found, sizeof found, "binary of length %" PRIu32, head->size); break;
-    case SPIDER_ARRAY: snprintf(found, sizeof found, "an array of length %" PRIu32, head->size); break;
-    case SPIDER_MAP: snprintf(found, sizeof found, "a map of length %" PRIu32, head->size); break;
-    case SPIDER_END:
-    case SPIDER_EXTENSION: snprintf(found, sizeof found, "a reserved or extension type"); break;
+    char position[SPIDER__POSITION_SIZE];
+    char found[256];
+    if (in->call->failed) {
+        return;
     }
-    spider__unexpected(in, expected, found);
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(found, sizeof found, format, arguments);
+    va_end(arguments);
+    spider__describe_position(in, in->depth, position);
+    spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION, "%s: expected %s, found %s", position, expected,
+                length < 0 ? format : found);
 }
 
-SPIDER__FUNCTION void spider__truncated(spider_reader *in, const char *expected)
+/* The value is of another type. */
+SPIDER__COLD void spider__mismatch(spider_reader *in, const char *expected)
 {
-    spider__unexpected(in, expected, "the end of the bytes (truncated)");
-}
-
-/* Steps over one value. NULL after an error. */
-SPIDER__FUNCTION const uint8_t *spider__skip_value(spider_reader *in, const uint8_t *at)
-{
-    const uint8_t *after = spider__skip(at, in->end);
-    if (after == NULL) {
-        spider__unexpected(in, "a value", "truncated bytes, or the reserved marker c1");
+    static const char *const kinds[] = {"a reserved type", "nil", "the boolean ", "the integer ", "the integer -",
+                                        "a float", "a double", "a string", "binary", "an extension", "an array",
+                                        "a map"};
+    const spider__head *head = &in->head;
+    const char *kind = kinds[head->type];
+    if (in->position == spider__absent + 1) {
+        spider_reject(in, expected, "no such field");
+    } else if (head->type == SPIDER_TYPE_BOOLEAN) {
+        spider_reject(in, expected, "%s%s", kind, head->bits != 0 ? "true" : "false");
+    } else if (head->type == SPIDER_TYPE_UNSIGNED || head->type == SPIDER_TYPE_NEGATIVE) {
+        uint64_t magnitude = head->type == SPIDER_TYPE_UNSIGNED ? head->bits : 0 - head->bits;
+        spider_reject(in, expected, "%s%" PRIu64, kind, magnitude);
+    } else if (head->type < SPIDER_TYPE_STRING) {
+        spider_reject(in, expected, "%s", kind);
+    } else {
+        spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
     }
-    return after;
 }
 
-/* Prepares a reader for a payload (`framed`) or for one bare value. The reader borrows the bytes. */
-SPIDER__FUNCTION void spider__open(spider_reader *in, const char *label, bool framed, const uint8_t *data,
-                                   size_t size)
+SPIDER__COLD void spider__damaged(spider_reader *in, const char *expected)
+{
+    spider_reject(in, expected, "the end of the bytes (truncated), or the reserved marker c1");
+}
+
+/* ---- Readers ---------------------------------------------------------------------------------------------------- */
+
+/* Opens a payload, whose bytes the reader borrows. */
+static void spider__open_payload(spider_reader *in, const char *label, const uint8_t *data, size_t size)
 {
     in->label = label;
-    in->framed = framed;
-    in->begun = false;
-    in->optional = false;
-    in->absent = false;
-    in->depth = 0;
-    in->field_count = 0;
-    in->index = 0;
-    in->count = framed ? 0 : 1;
-    in->start = data;
-    in->next = data;
-    in->limit = size == 0 ? data : data + size;
-    if (!framed || data == NULL || (size == 0 && in == in->task->in)) { /* a cleanup task's inputs lack even a count */
-        return;
-    }
-    if (size < 4) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR, "%s: expected a count of 4 bytes, found only %zu bytes",
-                    label, size);
-        return;
-    }
-    in->count = spider__load_le32(data);
-    in->next += 4;
-    if (in->count > (size - 4) / 4) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR,
-                    "%s: expected %" PRIu32 " values, found only %zu bytes (truncated)", label, in->count, size - 4);
+    in->count = size < 4 ? 0 : spider__load_le32(data);
+    in->next = data + (size < 4 ? size : 4);
+    in->limit = data + size;
+    bool lacks_count = size < 4 && (size > 0 || in != in->call->task.in); /* a cleanup task's inputs may be empty */
+    if (lacks_count || in->count > (size_t)(in->limit - in->next) / 4) {
+        spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION,
+                    "%s: expected a count of 4 bytes and %" PRIu32 " values, found only %zu bytes (truncated)", label,
+                    in->count, size);
     }
 }
 
-SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in);
+SPIDER__COLD bool spider__open_graph_outputs(spider_reader *in);
 
-SPIDER__FUNCTION bool spider__begin_top(spider_reader *in, const char *expected)
+/* Goes to the next value of the payload. False after an error. */
+static bool spider__begin_top(spider_reader *in, const char *expected)
 {
-    size_t size;
     if (in->next == NULL && !spider__open_graph_outputs(in)) {
         return false;
     }
     if (in->index == in->count) {
-        spider_fail(in->task, SPIDER_DESERIALIZATION_ERROR,
+        spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION,
                     "%s[%" PRIu32 "]: expected %s, found nothing (%" PRIu32 " value%s given)", in->label, in->index,
                     expected, in->count, in->count == 1 ? "" : "s");
         return false;
     }
     in->index++;
-    size = (size_t)(in->limit - in->next);
-    if (in->framed) {
-        uint32_t length = size < 4 ? 0 : spider__load_le32(in->next);
-        if (size < 4 || length > size - 4) {
-            spider__truncated(in, expected);
-            return false;
-        }
-        in->next += 4;
-        size = length;
+    size_t left = (size_t)(in->limit - in->next);
+    if (left < 4 || spider__load_le32(in->next) > left - 4) {
+        spider__damaged(in, expected);
+        return false;
     }
-    in->position = in->next;
-    in->end = in->next + size;
-    in->next = in->end;
+    in->position = in->next + 4;
+    in->end = in->value_end = in->next = in->position + spider__load_le32(in->next);
     return true;
 }
 
-/* Looks at the entries of a struct that came as a map until the value of that field is found, and remembers those of
- * other fields. A field after the last: looks at all of them. Fields that come in their order are read in passing. */
-SPIDER__FUNCTION void spider__find_field(spider_reader *in, spider__level *level, uint32_t field)
+/* Goes to the next value of a container whose values are not read in sequence. */
+static void spider__begin_elsewhere(spider_reader *in, const spider__level *level)
 {
-    const uint8_t **fields = in->fields + level->first_field;
-    if (level->at_entry) {
-        level->entry = in->position;
-        level->at_entry = false;
+    if (level->names != NULL) {
+        const uint8_t *field = in->fields[in->map_structs - 1][level->index - 1];
+        in->position = field != NULL ? field : spider__absent;
+        in->end = field != NULL ? in->value_end : spider__absent + 1;
+    } else {
+        in->byte[0] = 0xcc; /* a uint8 */
+        in->byte[1] = (level->after - level->count)[level->index - 1];
+        in->position = in->byte;
+        in->end = in->byte + 2;
     }
-    while (level->entries > 0 && (field == level->count || fields[field] == NULL)) {
-        const uint8_t *value = spider__skip_value(in, level->entry);
-        spider__head key;
-        uint32_t match;
-        if (value == NULL) {
-            return;
-        }
-        spider__decode(level->entry, in->end, &key);
-        level->entries--;
-        match = spider__match_name(level->names, &key);
-        if (match != UINT32_MAX) {
-            if (fields[match] != NULL) {
-                level->index = match + 1;
-                spider__unexpected(in, "one value", "the field twice");
-                return;
-            }
-            fields[match] = value;
-        }
-        if (match == field) {
-            level->at_entry = true;
-            return;
-        }
-        level->entry = spider__skip_value(in, value);
-        if (level->entry == NULL) {
-            return;
+}
+
+/* Leaves the containers that have been read to their ends. Until then, errors can say where the last value was. */
+SPIDER__INLINE void spider__leave(spider_reader *in)
+{
+    while (!in->peeked && in->depth > 0 && in->levels[in->depth - 1].index == in->levels[in->depth - 1].count) {
+        const spider__level *level = &in->levels[--in->depth];
+        if (level->after != NULL) {
+            in->position = level->after;
+            in->end = in->value_end;
+            in->map_structs -= level->names != NULL;
         }
     }
 }
 
-/* Goes to the next field of a struct that came as a map. */
-SPIDER__FUNCTION bool spider__seek_field(spider_reader *in, spider__level *level, const char *expected)
+/* Decodes the head of the next value. NULL after an error. */
+static const spider__head *spider__take(spider_reader *in, const char *expected)
 {
-    spider__find_field(in, level, level->index - 1);
-    if (in->task->spider__failed) {
-        return false;
+    if (in->call->failed) {
+        return NULL;
     }
-    in->position = in->fields[level->first_field + level->index - 1];
-    in->absent = in->position == NULL;
-    if (in->absent && !in->optional) {
-        spider__unexpected(in, expected, "no such field");
-        return false;
+    if (in->peeked) {
+        in->peeked = false;
+        return &in->head;
     }
-    return true;
-}
-
-/* Goes to the next value. False after an error. */
-SPIDER__FUNCTION bool spider__begin(spider_reader *in, const char *expected)
-{
-    spider__level *level;
-    if (in->task->spider__failed) {
-        return false;
-    }
-    if (in->begun) {
-        return true;
-    }
-    if (in->depth == 0) {
-        return spider__begin_top(in, expected);
-    }
-    level = &in->levels[in->depth - 1];
-    level->index++;
-    return level->entry == NULL || spider__seek_field(in, level, expected);
-}
-
-/* Decodes the head of the next value and steps behind it. */
-SPIDER__FUNCTION bool spider__take(spider_reader *in, const char *expected, spider__head *head)
-{
-    const uint8_t *after;
-    if (!spider__begin(in, expected)) {
-        return false;
-    }
-    in->begun = false;
-    after = spider__decode(in->position, in->end, head);
-    if (after == NULL) {
-        spider__truncated(in, expected);
-        return false;
-    }
-    in->position = after;
-    return true;
-}
-
-/* Ends a value, and with it every level of which it was the last. */
-SPIDER__FUNCTION void spider__done(spider_reader *in)
-{
-    while (in->depth > 0 && in->levels[in->depth - 1].index == in->levels[in->depth - 1].count) {
+    spider__leave(in);
+    if (in->depth > 0) {
         spider__level *level = &in->levels[in->depth - 1];
-        if (level->entry != NULL) {
-            spider__find_field(in, level, level->count);
-            if (in->task->spider__failed) {
-                return;
-            }
-            in->position = level->entry;
-            in->field_count = level->first_field;
+        level->index++;
+        if (level->after != NULL) {
+            spider__begin_elsewhere(in, level);
         }
-        in->depth--;
+    } else if (!spider__begin_top(in, expected)) {
+        return NULL;
     }
+    in->position = spider__decode(in->position, in->end, &in->head);
+    if (in->position == NULL) {
+        spider__damaged(in, expected);
+        return NULL;
+    }
+    return &in->head;
 }
 
-/* Room for the fields of a struct that comes as a map, none of them found yet. */
-SPIDER__FUNCTION bool spider__push_fields(spider_reader *in, uint32_t count)
+static bool spider__take_type(spider_reader *in, const char *expected, spider_type type)
 {
-    size_t needed = in->field_count + count;
-    if (needed > in->field_capacity) {
-        size_t capacity = 2 * needed + 16;
-        const uint8_t **fields = (const uint8_t **)realloc((void *)in->fields, capacity * sizeof *fields);
-        if (fields == NULL) {
-            spider_fail(in->task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for %zu fields", needed);
-            return false;
-        }
-        in->fields = fields;
-        in->field_capacity = capacity;
-    }
-    while (in->field_count < needed) {
-        in->fields[in->field_count++] = NULL;
-    }
-    return true;
-}
-
-/* Opens a list, tuple or struct, or a map, which has two values to a pair. `map` is the head of a struct that came as a
- * map, otherwise NULL. */
-SPIDER__FUNCTION bool spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names,
-                                    const spider__head *map)
-{
-    spider__level *level = &in->levels[in->depth];
-    if (in->depth == SPIDER__MAX_DEPTH) {
-        spider__unexpected(in, "at most 1023 levels", "deeper nesting");
+    const spider__head *head = spider__take(in, expected);
+    if (head != NULL && head->type != type) {
+        spider__mismatch(in, expected);
         return false;
     }
-    level->names = names;
-    level->entry = NULL;
-    level->at_entry = false;
-    level->pairs = pairs;
-    level->index = 0;
-    level->count = count;
-    if (map != NULL) {
-        level->entry = in->position;
-        level->entries = map->size;
-        level->first_field = in->field_count;
-        if (!spider__push_fields(in, count)) {
-            return false;
-        }
-    }
-    in->depth++;
-    spider__done(in); /* it may be empty */
-    return !in->task->spider__failed;
+    return head != NULL;
 }
 
-/* How many arguments, or graph outputs, there are in all; 0 after an error. */
-SPIDER__FUNCTION uint32_t spider_count(spider_reader *in)
+/* Opens a container, whose values are read next. NULL after an error. */
+static spider__level *spider__enter(spider_reader *in, uint32_t count, bool pairs, const char *names)
 {
-    if (in->task->spider__failed || (in->next == NULL && !spider__open_graph_outputs(in))) {
+    if (in->depth == SPIDER_TDL_DEPTH_MAX) {
+        spider_reject(in, "at most 1023 levels", "deeper nesting");
+        return NULL;
+    }
+    spider__level level = {names, NULL, 0, count, pairs};
+    in->levels[in->depth] = level;
+    return &in->levels[in->depth++];
+}
+
+/* Opens a struct that came as a map: finds the values of its fields. This takes time for each level of such structs, so
+ * their number is limited. */
+static void spider__enter_map_struct(spider_reader *in, const char *names, uint32_t count, uint32_t entries)
+{
+    if (in->map_structs == SPIDER_TDL_MAP_STRUCTS_MAX || count > SPIDER_TDL_FIELDS_MAX) {
+        spider_reject(in, "a map of at most 64 fields, at most 32 deep", "more");
+        return;
+    }
+    spider__level *level = spider__enter(in, count, false, names);
+    if (level == NULL) {
+        return;
+    }
+    const uint8_t **fields = in->fields[in->map_structs++];
+    spider_string split[SPIDER_TDL_FIELDS_MAX];
+    for (uint32_t i = 0; i < count && spider__next_name(&names, &split[i]); i++) {
+        fields[i] = NULL;
+    }
+    const uint8_t *at = in->position;
+    uint32_t likely = 0;
+    for (; entries > 0; entries--) {
+        spider__head key;
+        const uint8_t *value = spider__decode(at, in->end, &key);
+        value = value != NULL ? spider__skip(value, in->end, spider__children(&key)) : NULL;
+        at = value != NULL ? spider__skip(value, in->end, 1) : NULL;
+        if (at == NULL) {
+            spider__damaged(in, "a value");
+            return;
+        }
+        uint32_t match = spider__match(split, count, likely, &key);
+        if (match == count) {
+            continue;
+        }
+        if (fields[match] != NULL) {
+            level->index = match + 1;
+            spider_reject(in, "one value", "the field twice");
+            return;
+        }
+        fields[match] = value;
+        likely = match + 1;
+    }
+    level->after = at;
+}
+
+size_t spider_read_count(spider_reader *in)
+{
+    if (in->call->failed || (in->next == NULL && !spider__open_graph_outputs(in))) {
         return 0;
     }
     return in->count;
 }
 
-/* The type of the next value, which is not taken. SPIDER_END: no argument is left, or the task has failed. */
-SPIDER__FUNCTION spider_type spider_peek(spider_reader *in)
+spider_type spider_peek(spider_reader *in)
 {
-    spider__head head;
-    if (in->depth == 0 && !in->begun && in->index == spider_count(in)) {
-        return SPIDER_END;
+    spider__leave(in);
+    if (!in->peeked && in->depth == 0 && in->index == spider_read_count(in)) {
+        return SPIDER_TYPE_END;
     }
-    if (!spider__begin(in, "a value")) {
-        return SPIDER_END;
+    in->peeked = spider__take(in, "a value") != NULL;
+    if (in->peeked && in->head.type == SPIDER_TYPE_END) {
+        spider__damaged(in, "a value");
     }
-    in->begun = true;
-    if (spider__decode(in->position, in->end, &head) == NULL) {
-        spider__truncated(in, "a value");
-        return SPIDER_END;
-    }
-    return head.type;
+    return in->peeked ? in->head.type : SPIDER_TYPE_END;
 }
 
-/* True if there was no error and every argument has been read; one too many is an error. For tasks with side
- * effects; at the end of a task it is checked anyway. */
-SPIDER__FUNCTION bool spider_ready(spider_task *task)
+void spider_skip(spider_reader *in)
 {
-    const spider_reader *in = task->in;
-    uint32_t read = in->index - (in->begun && in->depth == 0);
-    if (!task->spider__failed && read < in->count) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "%s: expected %" PRIu32 " value%s, found %" PRIu32, in->label,
-                    read, read == 1 ? "" : "s", in->count);
-    }
-    return !task->spider__failed;
-}
-
-/* Takes one value of any type. */
-SPIDER__FUNCTION void spider_skip(spider_reader *in)
-{
-    const uint8_t *after;
-    if (!spider__begin(in, "a value")) {
+    const spider__head *head = spider__take(in, "a value");
+    if (head == NULL) {
         return;
     }
-    in->begun = false;
-    after = spider__skip_value(in, in->position);
-    if (after != NULL) {
-        in->position = after;
-        spider__done(in);
+    in->position = spider__skip(in->position, in->end, spider__children(head));
+    if (in->position == NULL || head->type == SPIDER_TYPE_END) {
+        spider__damaged(in, "a value");
     }
 }
 
-SPIDER__FUNCTION void spider_read_nil(spider_reader *in)
+/* Makes the task fail if a container, or with `all` the payload, was not read to its end. */
+SPIDER__COLD void spider__check_all_read(spider_reader *in, bool all)
 {
-    spider__head head;
-    if (spider__take(in, "nil", &head)) {
-        if (head.type == SPIDER_NIL) {
-            spider__done(in);
-        } else {
-            spider__mismatch(in, "nil", &head);
-        }
+    spider__leave(in);
+    const spider__level *level = in->depth > 0 ? &in->levels[in->depth - 1] : NULL;
+    uint32_t read = (level != NULL ? level->index : in->index) - in->peeked;
+    uint32_t count = level != NULL ? level->count : all ? in->count : read;
+    if (read < count && !in->call->failed) {
+        bool pairs = level != NULL && level->pairs;
+        char position[SPIDER__POSITION_SIZE];
+        spider__describe_position(in, level != NULL ? in->depth - 1 : 0, position);
+        spider_fail(&in->call->task, SPIDER_ERROR_DESERIALIZATION, "%s: expected %" PRIu32 " %s%s, found %" PRIu32,
+                    level != NULL ? position : in->label, read, pairs ? "keys and values" : "value",
+                    pairs || read == 1 ? "" : "s", count);
     }
 }
 
-/* For a value that may be nil. True: it is not, and is to be read next. False: it was nil, and has been taken; or it
- * is a field that is absent from a struct that came as a map. */
-SPIDER__FUNCTION bool spider_read_option(spider_reader *in)
+bool spider_ready(spider_task *task)
 {
-    bool found;
-    in->optional = true;
-    in->absent = false;
-    found = spider__begin(in, "a value or nil");
-    in->optional = false;
-    if (found && in->absent) {
-        spider__done(in);
-    } else if (found) {
-        in->begun = true;
-        if (in->position == in->end || *in->position != 0xc0) {
-            return true;
-        }
-        spider_read_nil(in);
-    }
-    return false;
+    spider__check_all_read(task->in, true);
+    spider__check_all_read(task->graph_outputs, false);
+    return spider_ok(task);
 }
 
-SPIDER__FUNCTION bool spider_read_boolean(spider_reader *in)
+void spider_read_nil(spider_reader *in) { spider__take_type(in, "nil", SPIDER_TYPE_NIL); }
+bool spider_read_boolean(spider_reader *in)
 {
-    spider__head head;
-    if (!spider__take(in, "boolean", &head)) {
-        return false;
-    }
-    if (head.type != SPIDER_BOOLEAN) {
-        spider__mismatch(in, "boolean", &head);
-        return false;
-    }
-    spider__done(in);
-    return head.bits != 0;
+    return spider__take_type(in, "boolean", SPIDER_TYPE_BOOLEAN) && in->head.bits != 0;
 }
 
-SPIDER__FUNCTION int64_t spider__read_signed(spider_reader *in, const char *expected, int64_t min, int64_t max)
+bool spider_read_option(spider_reader *in)
 {
-    spider__head head;
-    int64_t value;
-    if (!spider__take(in, expected, &head)) {
+    const spider__head *head = spider__take(in, "a value or nil");
+    in->peeked = head != NULL && head->type != SPIDER_TYPE_NIL;
+    return in->peeked;
+}
+
+/* Returns the bits of an integer within the bounds; 0 after an error. */
+SPIDER__INLINE uint64_t spider__read_integer(spider_reader *in, const char *expected, int64_t min, uint64_t max)
+{
+    const spider__head *head = spider__take(in, expected);
+    if (head == NULL) {
         return 0;
     }
-    value = head.type == SPIDER_NEGATIVE ? -(int64_t)~head.bits - 1 : (int64_t)(head.bits & INT64_MAX);
-    if ((head.type != SPIDER_NEGATIVE && (head.type != SPIDER_UNSIGNED || head.bits > INT64_MAX)) || value < min
-        || value > max) {
-        spider__mismatch(in, expected, &head);
+    if ((head->type != SPIDER_TYPE_UNSIGNED || head->bits > max)
+        && (head->type != SPIDER_TYPE_NEGATIVE || (int64_t)head->bits < min)) {
+        spider__mismatch(in, expected);
         return 0;
     }
-    spider__done(in);
+    return head->bits;
+}
+
+#define SPIDER__INTEGER_READER(name, type, min, max) \
+    type spider_read_##name(spider_reader *in) { return (type)spider__read_integer(in, #name, min, max); }
+SPIDER__INTEGER_READER(int8, int8_t, INT8_MIN, INT8_MAX)
+SPIDER__INTEGER_READER(int16, int16_t, INT16_MIN, INT16_MAX)
+SPIDER__INTEGER_READER(int32, int32_t, INT32_MIN, INT32_MAX)
+SPIDER__INTEGER_READER(int64, int64_t, INT64_MIN, INT64_MAX)
+SPIDER__INTEGER_READER(uint8, uint8_t, 0, UINT8_MAX)
+SPIDER__INTEGER_READER(uint16, uint16_t, 0, UINT16_MAX)
+SPIDER__INTEGER_READER(uint32, uint32_t, 0, UINT32_MAX)
+SPIDER__INTEGER_READER(uint64, uint64_t, 0, UINT64_MAX)
+
+#define SPIDER__FLOAT_READER(type_)                                                                   \
+    type_ spider_read_##type_(spider_reader *in)                                                      \
+    {                                                                                                 \
+        const spider__head *head = spider__take(in, #type_);                                          \
+        if (head == NULL) {                                                                           \
+            return 0;                                                                                 \
+        }                                                                                             \
+        union { uint32_t bits; float value; } single = {(uint32_t)head->bits};                        \
+        union { uint64_t bits; double value; } full = {head->bits};                                   \
+        switch (head->type) {                                                                         \
+        case SPIDER_TYPE_FLOAT: return (type_)single.value;                                           \
+        case SPIDER_TYPE_DOUBLE: return (type_)full.value;                                            \
+        case SPIDER_TYPE_UNSIGNED: return (type_)head->bits;                                          \
+        case SPIDER_TYPE_NEGATIVE: return (type_)(int64_t)head->bits;                                 \
+        default: spider__mismatch(in, #type_); return 0;                                              \
+        }                                                                                             \
+    }
+SPIDER__FLOAT_READER(float)
+SPIDER__FLOAT_READER(double)
+
+spider_string spider_read_string(spider_reader *in)
+{
+    spider_string value = {"", 0};
+    const spider__head *head = spider__take(in, "string");
+    if (head == NULL) {
+        return value;
+    }
+    if (head->type != SPIDER_TYPE_STRING && head->type != SPIDER_TYPE_BINARY) {
+        spider__mismatch(in, "string");
+    } else if (spider__utf8_prefix(head->body, head->size) < head->size) {
+        spider_reject(in, "string", "bytes that are not UTF-8");
+    } else {
+        value.data = (const char *)head->body;
+        value.size = head->size;
+    }
     return value;
 }
 
-SPIDER__FUNCTION uint64_t spider__read_unsigned(spider_reader *in, const char *expected, uint64_t max)
+const char *spider_read_cstring(spider_reader *in)
 {
-    spider__head head;
-    if (!spider__take(in, expected, &head)) {
-        return 0;
+    spider_string text = spider_read_string(in);
+    if (memchr(text.data, '\0', text.size) != NULL) {
+        spider_reject(in, "a string without a NUL", "a NUL");
     }
-    if (head.type != SPIDER_UNSIGNED || head.bits > max) {
-        spider__mismatch(in, expected, &head);
-        return 0;
-    }
-    spider__done(in);
-    return head.bits;
+    void *copy = in->call->failed ? NULL : spider_alloc(&in->call->task, text.size + 1, 1);
+    return copy == NULL ? "" : (const char *)memcpy(copy, text.data, text.size);
 }
 
-/* spider_read_int8 to spider_read_uint64. Every width that the value was written in is accepted, if the value fits; a
- * float is not. */
-#define SPIDER__INTEGER_READERS(bits)                                                                 \
-    SPIDER__FUNCTION int##bits##_t spider_read_int##bits(spider_reader *in)                           \
-    {                                                                                                 \
-        return (int##bits##_t)spider__read_signed(in, "int" #bits, INT##bits##_MIN, INT##bits##_MAX); \
-    }                                                                                                 \
-    SPIDER__FUNCTION uint##bits##_t spider_read_uint##bits(spider_reader *in)                         \
-    {                                                                                                 \
-        return (uint##bits##_t)spider__read_unsigned(in, "uint" #bits, UINT##bits##_MAX);             \
-    }
-SPIDER__INTEGER_READERS(8)
-SPIDER__INTEGER_READERS(16)
-SPIDER__INTEGER_READERS(32)
-SPIDER__INTEGER_READERS(64)
-
-SPIDER__FUNCTION bool spider__take_number(spider_reader *in, const char *expected, spider__head *head)
+/* Opens a list, which may have come as binary. NULL after an error. */
+static spider__level *spider__enter_list(spider_reader *in, const char *expected)
 {
-    if (!spider__take(in, expected, head)) {
+    const spider__head *head = spider__take(in, expected);
+    if (head != NULL && head->type != SPIDER_TYPE_ARRAY && head->type != SPIDER_TYPE_BINARY) {
+        spider__mismatch(in, expected);
+    }
+    spider__level *level = in->call->failed ? NULL : spider__enter(in, head->size, false, NULL);
+    if (level != NULL && head->type == SPIDER_TYPE_BINARY) {
+        level->after = in->position;
+    }
+    return level;
+}
+
+size_t spider_read_list(spider_reader *in)
+{
+    const spider__level *level = spider__enter_list(in, "list");
+    return level != NULL ? level->count : 0;
+}
+
+spider_bytes spider_read_bytes(spider_reader *in)
+{
+    spider_bytes value = {(const uint8_t *)"", 0};
+    spider__level *level = spider__enter_list(in, "Bytes");
+    if (level == NULL) {
+        return value;
+    }
+    const uint8_t *at = in->position;
+    uint8_t *data = level->after != NULL ? NULL : (uint8_t *)spider_alloc(&in->call->task, level->count, 1);
+    for (uint32_t i = 0; level->after == NULL && i < level->count && !in->call->failed; i++) {
+        if (at < in->end && *at < 0x80) {
+            data[i] = *at++;
+        } else if (in->end - at >= 2 && *at == 0xcc) {
+            data[i] = at[1];
+            at += 2;
+        } else { /* another form, or an error */
+            in->position = at;
+            level->index = i;
+            data[i] = spider_read_uint8(in);
+            at = in->position;
+        }
+    }
+    if (in->call->failed) {
+        return value;
+    }
+    in->position = at;
+    value.data = level->after != NULL ? level->after - level->count : data;
+    value.size = level->index = level->count;
+    return value;
+}
+
+size_t spider_read_map(spider_reader *in)
+{
+    bool is_map = spider__take_type(in, "map", SPIDER_TYPE_MAP);
+    return is_map && spider__enter(in, 2 * in->head.size, true, NULL) != NULL ? in->head.size : 0;
+}
+
+void spider_read_tuple(spider_reader *in, size_t count)
+{
+    const spider__head *head = spider__take(in, "tuple");
+    if (head != NULL && head->type == SPIDER_TYPE_ARRAY && head->size == count) {
+        spider__enter(in, head->size, false, NULL);
+    } else if (head != NULL) {
+        char expected[48];
+        snprintf(expected, sizeof expected, "a tuple of %zu", count);
+        spider__mismatch(in, expected);
+    }
+}
+
+void spider_read_struct(spider_reader *in, const char *names)
+{
+    const spider__head *head = spider__take(in, "struct");
+    uint32_t count = spider__count_names(names);
+    if (head != NULL && head->type == SPIDER_TYPE_ARRAY && head->size == count) {
+        spider__enter(in, count, false, names);
+    } else if (head != NULL && head->type == SPIDER_TYPE_MAP) {
+        spider__enter_map_struct(in, names, count, head->size);
+    } else if (head != NULL) {
+        char expected[160];
+        snprintf(expected, sizeof expected, "a struct of %" PRIu32 " (%.100s)", count, names);
+        spider__mismatch(in, expected);
+    }
+}
+
+/* ---- Writers ---------------------------------------------------------------------------------------------------- */
+
+#define spider__fail_to_write(out, ...) spider_fail(&(out)->call->task, SPIDER_ERROR_SERIALIZATION, __VA_ARGS__)
+
+/* The output in which an error is: the current one, or the one that would begin. */
+static size_t spider__output_index(const spider_writer *out)
+{
+    return out->pending == 0 && out->depth == 0 ? out->count : out->count - 1;
+}
+
+/* Makes room for `size` more bytes. Outputs have less than 4 GiB, so that lengths and counts fit into 32 bits. */
+static __attribute__((noinline)) bool spider__grow(spider_writer *out, size_t size)
+{
+    size_t capacity = 2 * out->capacity + size + 256;
+    uint8_t *data = size <= UINT32_MAX - out->size ? (uint8_t *)realloc(out->data, capacity) : NULL;
+    if (data == NULL) {
+        spider__fail_to_write(out, "out of memory: no room for %zu more bytes of outputs", size);
         return false;
     }
-    if (head->type != SPIDER_FLOAT && head->type != SPIDER_DOUBLE && head->type != SPIDER_UNSIGNED
-        && head->type != SPIDER_NEGATIVE) {
-        spider__mismatch(in, expected, head);
-        return false;
-    }
-    spider__done(in);
+    out->data = data;
+    out->capacity = capacity;
     return true;
 }
 
-SPIDER__FUNCTION float spider__to_float(const spider__head *head)
+/* The 8 bytes are for spider__store_be. */
+SPIDER__INLINE bool spider__reserve(spider_writer *out, size_t size)
 {
-    uint32_t bits = (uint32_t)head->bits;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return size + 8 <= out->capacity - out->size || spider__grow(out, size + 8);
 }
 
-SPIDER__FUNCTION double spider__to_double(const spider__head *head)
+static void spider__end_output(spider_writer *out)
 {
-    double value;
-    memcpy(&value, &head->bits, sizeof value);
-    return value;
+    if (out->count > 0) {
+        spider__store_le32(out->data + out->start, out->size - out->start - 4);
+    }
 }
 
-/* Both widths and integers are accepted, and rounded where they must be. */
-SPIDER__FUNCTION float spider_read_float(spider_reader *in)
+/* Begins an output, or an element of the innermost open list or map. False after an error. */
+static bool spider__begin_value(spider_writer *out)
 {
-    spider__head head;
-    if (!spider__take_number(in, "float", &head)) {
-        return 0;
+    out->pending = 1;
+    if (out->depth > 0) {
+        out->open[out->depth - 1].count++;
+        return true;
     }
-    return head.type == SPIDER_FLOAT      ? spider__to_float(&head)
-           : head.type == SPIDER_DOUBLE   ? (float)spider__to_double(&head)
-           : head.type == SPIDER_UNSIGNED ? (float)head.bits
-                                          : -(float)(0 - head.bits);
+    if (out->count == out->announced) {
+        spider__fail_to_write(out, "outputs: more values were written than announced: %zu%s", out->announced,
+                              out->announced == 1 ? " (several outputs need spider_write_count)" : "");
+        return false;
+    }
+    spider__end_output(out);
+    if (!spider__reserve(out, 8)) {
+        return false;
+    }
+    out->size += out->count == 0 ? 4 : 0; /* the payload's count */
+    out->start = out->size;
+    out->size += 4;
+    out->count++;
+    return true;
 }
 
-SPIDER__FUNCTION double spider_read_double(spider_reader *in)
-{
-    spider__head head;
-    if (!spider__take_number(in, "double", &head)) {
-        return 0;
-    }
-    return head.type == SPIDER_FLOAT      ? (double)spider__to_float(&head)
-           : head.type == SPIDER_DOUBLE   ? spider__to_double(&head)
-           : head.type == SPIDER_UNSIGNED ? (double)head.bits
-                                          : -(double)(0 - head.bits);
-}
-
-/* The bytes are borrowed: no copy, valid until the task returns. */
-__attribute__((flatten)) /* strings are most of what there is to read and write */
-SPIDER__FUNCTION spider_string spider_read_string(spider_reader *in)
-{
-    spider_string value = {"", 0};
-    spider__head head;
-    if (!spider__take(in, "string", &head)) {
-        return value;
-    }
-    if (head.type != SPIDER_STRING && head.type != SPIDER_BINARY) {
-        spider__mismatch(in, "string", &head);
-        return value;
-    }
-    if (spider__utf8_prefix(head.body, head.size) < head.size) {
-        spider__unexpected(in, "string", "bytes that are not UTF-8");
-        return value;
-    }
-    spider__done(in);
-    value.data = (const char *)head.body;
-    value.size = head.size;
-    return value;
-}
-
-/* Opens a list and returns how many elements follow. */
-SPIDER__FUNCTION uint32_t spider_read_list(spider_reader *in)
-{
-    spider__head head;
-    if (!spider__take(in, "list", &head)) {
-        return 0;
-    }
-    if (head.type != SPIDER_ARRAY) {
-        spider__mismatch(in, "list", &head);
-        return 0;
-    }
-    return spider__enter(in, head.size, false, NULL, NULL) ? head.size : 0;
-}
-
-/* Opens a map and returns how many pairs of a key and a value follow. */
-SPIDER__FUNCTION uint32_t spider_read_map(spider_reader *in)
-{
-    spider__head head;
-    if (!spider__take(in, "map", &head)) {
-        return 0;
-    }
-    if (head.type != SPIDER_MAP) {
-        spider__mismatch(in, "map", &head);
-        return 0;
-    }
-    return spider__enter(in, 2 * head.size, true, NULL, NULL) ? head.size : 0;
-}
-
-/* Opens a tuple of exactly `count` values, which follow. */
-SPIDER__FUNCTION void spider_read_tuple(spider_reader *in, uint32_t count)
-{
-    spider__head head;
-    char expected[48];
-    if (!spider__take(in, "tuple", &head)) {
-        return;
-    }
-    if (head.type != SPIDER_ARRAY || head.size != count) {
-        snprintf(expected, sizeof expected, "a tuple of %" PRIu32, count);
-        spider__mismatch(in, expected, &head);
-        return;
-    }
-    spider__enter(in, count, false, NULL, NULL);
-}
-
-/* Opens a struct. Its fields are to be read in the order of `names`, such as "x, y"; which is a string literal: it must
- * outlive the call. A struct comes as an array of exactly so many values; a map from the fields' names, in any
- * order, is accepted as well. */
-SPIDER__FUNCTION void spider_read_struct(spider_reader *in, const char *names)
-{
-    uint32_t count = spider__count_names(names);
-    spider__head head;
-    char expected[160];
-    if (!spider__take(in, "struct", &head)) {
-        return;
-    }
-    if (head.type == SPIDER_MAP) {
-        spider__enter(in, count, false, names, &head);
-        return;
-    }
-    if (head.type != SPIDER_ARRAY || head.size != count) {
-        snprintf(expected, sizeof expected, "a struct of %" PRIu32 " (%.100s)", count, names);
-        spider__mismatch(in, expected, &head);
-        return;
-    }
-    spider__enter(in, count, false, names, NULL);
-}
-
-/* Bytes from an array of integers, or from binary. Valid until the task returns. */
-SPIDER__FUNCTION spider_bytes spider_read_bytes(spider_reader *in)
-{
-    spider_bytes value = {(const uint8_t *)"", 0};
-    spider__head head;
-    spider__level *level;
-    uint8_t *data;
-    uint32_t depth;
-    uint32_t i;
-    if (!spider__take(in, "Bytes", &head)) {
-        return value;
-    }
-    if (head.type == SPIDER_BINARY) {
-        in->task->spider__gave_binary = true;
-        spider__done(in);
-        value.data = head.body;
-        value.size = head.size;
-        return value;
-    }
-    if (head.type != SPIDER_ARRAY) {
-        spider__mismatch(in, "Bytes", &head);
-        return value;
-    }
-    data = (uint8_t *)spider_alloc(in->task, head.size, 1);
-    if (!spider__enter(in, head.size, false, NULL, NULL) || data == NULL || head.size == 0) {
-        return value;
-    }
-    depth = in->depth;
-    level = &in->levels[depth - 1];
-    for (i = 0; i < head.size; i++) {
-        const uint8_t *at = in->position;
-        if (at < in->end && *at < 0x80) {
-            data[i] = *at;
-            in->position = at + 1;
-        } else if (in->end - at >= 2 && *at == 0xcc) {
-            data[i] = at[1];
-            in->position = at + 2;
-        } else {
-            level->index = i;
-            data[i] = spider_read_uint8(in);
-            if (in->task->spider__failed) {
-                return value;
-            }
-        }
-    }
-    if (in->depth == depth) { /* otherwise spider_read_uint8 has read the last and ended the array */
-        level->index = head.size;
-        spider__done(in);
-    }
-    value.data = data;
-    value.size = head.size;
-    return value;
-}
-
-/* ---- Writing -------------------------------------------------------------------------------------------------- */
-
-/* Starts a value that takes `size` bytes here and `children` values behind them. Returns where the bytes go; NULL
+/* Writes a value that takes `size` bytes here, and is followed by `children` values. Returns where the bytes go; NULL
  * after an error. */
-SPIDER__FUNCTION uint8_t *spider__put(spider_writer *out, size_t size, uint64_t children)
+SPIDER__INLINE uint8_t *spider__put(spider_writer *out, size_t size, uint64_t children)
 {
-    bool first = out->pending == 0;
-    size_t needed = size + (first ? 4 : 0) + (out->size == 0 ? 4 : 0);
-    uint8_t *at;
-    if (out->task->spider__failed) {
+    if (out->call->failed || (out->pending == 0 && !spider__begin_value(out)) || !spider__reserve(out, size)) {
         return NULL;
     }
-    if (needed > out->capacity - out->size) {
-        size_t capacity = out->capacity == 0 ? 256 : out->capacity * 2;
-        uint8_t *data = NULL;
-        if (capacity > 4096 && capacity < out->expected) {
-            capacity = out->expected;
-        }
-        if (needed <= SIZE_MAX / 4 && out->capacity <= SIZE_MAX / 4) {
-            if (capacity < out->size + needed) {
-                capacity = out->size + needed;
-            }
-            data = (uint8_t *)realloc(out->data, capacity);
-        }
-        if (data == NULL) {
-            spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for %zu bytes of outputs",
-                        out->size + needed);
-            return NULL;
-        }
-        out->data = data;
-        out->capacity = capacity;
-    }
-    if (out->size == 0) {
-        out->size = 4; /* the count */
-    }
-    if (first) {
-        out->start = out->size;
-        out->size += 4;
-        out->count++;
-        out->pending = 1;
-    }
-    at = out->data + out->size;
-    out->size += size;
     out->pending += children;
     out->pending--;
-    if (out->pending == 0) {
-        size_t length = out->size - out->start - 4;
-        if (length > UINT32_MAX) {
-            spider_fail(out->task, SPIDER_SERIALIZATION_ERROR,
-                        "outputs[%" PRIu32 "]: %zu bytes are too long for an output", out->count - 1, length);
-            return NULL;
-        }
-        spider__store_le32(out->data + out->start, length);
-    }
-    return at;
+    out->size += size;
+    return out->data + out->size - size;
 }
 
-SPIDER__FUNCTION void spider__put_marker(spider_writer *out, uint8_t marker, uint64_t value, unsigned bytes,
+/* Writes a value that begins with a number or size, and returns where `size` more bytes go; NULL after an error. */
+SPIDER__INLINE uint8_t *spider__put_head(spider_writer *out, const spider__form *form, uint64_t value, size_t size,
                                          uint64_t children)
 {
-    uint8_t *at = spider__put(out, 1 + (size_t)bytes, children);
+    uint8_t *at = spider__put(out, 1 + spider__extra_bytes(form, value) + size, children);
+    return at != NULL ? spider__store_head(at, form, value) : NULL;
+}
+
+/* Writes a value of a marker, and the lowest bytes of a number. */
+static void spider__put_marker(spider_writer *out, unsigned marker, uint64_t value, size_t bytes)
+{
+    uint8_t *at = spider__put(out, 1 + bytes, 0);
     if (at != NULL) {
-        *at++ = marker;
-        spider__store_be(at, value, bytes);
+        spider__store_be(at, marker, value, bytes);
     }
 }
 
-SPIDER__FUNCTION void spider_write_nil(spider_writer *out)
-{
-    spider__put_marker(out, 0xc0, 0, 0, 0);
-}
+static void spider__put_byte(spider_writer *out, uint8_t byte) { spider__put_head(out, &spider__byte, byte, 0, 0); }
 
-SPIDER__FUNCTION void spider_write_boolean(spider_writer *out, bool value)
+void spider_write_count(spider_writer *out, size_t count)
 {
-    spider__put_marker(out, value ? 0xc3 : 0xc2, 0, 0, 0);
-}
-
-/* Integers take the smallest form that holds the value, whatever their type. */
-SPIDER__FUNCTION void spider_write_uint64(spider_writer *out, uint64_t value)
-{
-    if (value < 0x80) {
-        spider__put_marker(out, (uint8_t)value, 0, 0, 0);
-    } else if (value <= UINT8_MAX) {
-        spider__put_marker(out, 0xcc, value, 1, 0);
-    } else if (value <= UINT16_MAX) {
-        spider__put_marker(out, 0xcd, value, 2, 0);
-    } else if (value <= UINT32_MAX) {
-        spider__put_marker(out, 0xce, value, 4, 0);
-    } else {
-        spider__put_marker(out, 0xcf, value, 8, 0);
+    if (out->count > 0) {
+        spider__fail_to_write(out, "outputs: spider_write_count must precede the first output");
     }
+    out->announced = count;
+    out->counted = true;
 }
 
-SPIDER__FUNCTION void spider_write_int64(spider_writer *out, int64_t value)
+void spider_write_nil(spider_writer *out) { spider__put_byte(out, 0xc0); }
+void spider_write_boolean(spider_writer *out, bool value) { spider__put_byte(out, value ? 0xc3 : 0xc2); }
+void spider_write_uint64(spider_writer *out, uint64_t value) { spider__put_head(out, &spider__unsigned, value, 0, 0); }
+
+bool spider_write_option(spider_writer *out, bool present)
+{
+    if (!present) {
+        spider_write_nil(out);
+    }
+    return present;
+}
+
+void spider_write_int64(spider_writer *out, int64_t value)
 {
     uint64_t bits = (uint64_t)value;
     if (value >= 0) {
         spider_write_uint64(out, bits);
     } else if (value >= -32) {
-        spider__put_marker(out, (uint8_t)bits, 0, 0, 0);
-    } else if (value >= INT8_MIN) {
-        spider__put_marker(out, 0xd0, bits, 1, 0);
-    } else if (value >= INT16_MIN) {
-        spider__put_marker(out, 0xd1, bits, 2, 0);
-    } else if (value >= INT32_MIN) {
-        spider__put_marker(out, 0xd2, bits, 4, 0);
+        spider__put_byte(out, (uint8_t)bits);
     } else {
-        spider__put_marker(out, 0xd3, bits, 8, 0);
+        size_t bytes = value >= INT8_MIN ? 1 : value >= INT16_MIN ? 2 : value >= INT32_MIN ? 4 : 8;
+        spider__put_marker(out, 0xd0 + (bytes == 8 ? 3 : (unsigned)bytes / 2), bits, bytes);
     }
 }
 
-/* spider_write_int8 to spider_write_uint32. */
-#define SPIDER__INTEGER_WRITERS(bits)                                                       \
-    SPIDER__FUNCTION void spider_write_int##bits(spider_writer *out, int##bits##_t value)   \
-    {                                                                                       \
-        spider_write_int64(out, value);                                                     \
-    }                                                                                       \
-    SPIDER__FUNCTION void spider_write_uint##bits(spider_writer *out, uint##bits##_t value) \
-    {                                                                                       \
-        spider_write_uint64(out, value);                                                    \
-    }
-SPIDER__INTEGER_WRITERS(8)
-SPIDER__INTEGER_WRITERS(16)
-SPIDER__INTEGER_WRITERS(32)
+void spider_write_int8(spider_writer *out, int8_t value) { spider_write_int64(out, value); }
+void spider_write_int16(spider_writer *out, int16_t value) { spider_write_int64(out, value); }
+void spider_write_int32(spider_writer *out, int32_t value) { spider_write_int64(out, value); }
+void spider_write_uint8(spider_writer *out, uint8_t value) { spider_write_uint64(out, value); }
+void spider_write_uint16(spider_writer *out, uint16_t value) { spider_write_uint64(out, value); }
+void spider_write_uint32(spider_writer *out, uint32_t value) { spider_write_uint64(out, value); }
 
-SPIDER__FUNCTION void spider_write_float(spider_writer *out, float value)
+void spider_write_float(spider_writer *out, float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
-    spider__put_marker(out, 0xca, bits, 4, 0);
+    spider__put_marker(out, 0xca, bits, 4);
 }
 
-SPIDER__FUNCTION void spider_write_double(spider_writer *out, double value)
+void spider_write_double(spider_writer *out, double value)
 {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
-    spider__put_marker(out, 0xcb, bits, 8, 0);
+    spider__put_marker(out, 0xcb, bits, 8);
 }
 
-SPIDER__FUNCTION bool spider__check_size(spider_writer *out, uint64_t size)
+void spider_write_string(spider_writer *out, spider_string value)
 {
-    if (size > UINT32_MAX) {
-        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR,
-                    "outputs: a length of %" PRIu64 " does not fit into 32 bits", size);
-        return false;
-    }
-    return true;
-}
-
-/* Whether the string was checked when it was read from the inputs. A part of one may have been cut within a character:
- * then it starts, or what is behind it starts, with a byte that continues one. */
-SPIDER__FUNCTION bool spider__was_checked(const spider_task *task, spider_string value)
-{
-    const spider_reader *in = task->in;
-    uintptr_t data = (uintptr_t)value.data;
-    uintptr_t limit = (uintptr_t)in->limit;
-    if (task->spider__gave_binary || data < (uintptr_t)in->start || data >= limit || value.size > limit - data) {
-        return false;
-    }
-    return (value.data[0] & 0xc0) != 0x80 && (value.size == limit - data || (value.data[value.size] & 0xc0) != 0x80);
-}
-
-/* Copies the string. What is not UTF-8 is a SerializationError. */
-__attribute__((flatten))
-SPIDER__FUNCTION void spider_write_string(spider_writer *out, spider_string value)
-{
-    uint8_t *at;
-    if (!spider__check_size(out, value.size)) {
+    if (spider__utf8_prefix(value.data, value.size) < value.size) {
+        spider__fail_to_write(out, "outputs[%zu]: a string that is not UTF-8", spider__output_index(out));
         return;
     }
-    if (!spider__was_checked(out->task, value)
-        && spider__utf8_prefix((const uint8_t *)value.data, value.size) < value.size) {
-        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "]: a string that is not UTF-8",
-                    out->pending == 0 ? out->count : out->count - 1);
-        return;
-    }
-    at = spider__put(out, spider__string_header_size(value.size) + value.size, 0);
-    if (at != NULL && value.size > 0) {
-        memcpy(spider__string_header(at, value.size), value.data, value.size);
-    } else if (at != NULL) {
-        *at = 0xa0;
+    uint8_t *at = spider__put_head(out, &spider__string, value.size, value.size, 0);
+    if (at != NULL && value.size > 0) { /* without a size, `data` may be NULL */
+        memcpy(at, value.data, value.size);
     }
 }
 
-/* Copies a NUL-terminated string. NULL is a SerializationError. */
-SPIDER__FUNCTION void spider_write_cstring(spider_writer *out, const char *text)
+void spider_write_cstring(spider_writer *out, const char *value)
 {
-    spider_string value;
-    if (text == NULL) {
-        spider_fail(out->task, SPIDER_SERIALIZATION_ERROR, "outputs[%" PRIu32 "]: NULL is no string",
-                    out->pending == 0 ? out->count : out->count - 1);
-        return;
+    spider_string text = {value, value != NULL ? strlen(value) : 0};
+    if (value == NULL) {
+        spider__fail_to_write(out, "outputs[%zu]: NULL is not a string", spider__output_index(out));
     }
-    value.data = text;
-    value.size = strlen(text);
-    spider_write_string(out, value);
+    spider_write_string(out, text);
 }
 
-/* Starts a list of `count` elements, which are to be written next. */
-SPIDER__FUNCTION void spider_write_list(spider_writer *out, size_t count)
-{
-    if (!spider__check_size(out, count)) {
-        return;
-    }
-    if (count < 16) {
-        spider__put_marker(out, (uint8_t)(0x90 | count), 0, 0, count);
-    } else if (count <= UINT16_MAX) {
-        spider__put_marker(out, 0xdc, count, 2, count);
-    } else {
-        spider__put_marker(out, 0xdd, count, 4, count);
-    }
-}
-
-/* Starts a tuple of `count` values, or a struct of `count` fields: they are written by position. */
-SPIDER__FUNCTION void spider_write_tuple(spider_writer *out, size_t count)
-{
-    spider_write_list(out, count);
-}
-
-/* Starts a map of `count` pairs; the first key is to be written next. */
-SPIDER__FUNCTION void spider_write_map(spider_writer *out, size_t count)
-{
-    if (!spider__check_size(out, count)) {
-        return;
-    }
-    if (count < 16) {
-        spider__put_marker(out, (uint8_t)(0x80 | count), 0, 0, 2 * (uint64_t)count);
-    } else if (count <= UINT16_MAX) {
-        spider__put_marker(out, 0xde, count, 2, 2 * (uint64_t)count);
-    } else {
-        spider__put_marker(out, 0xdf, count, 4, 2 * (uint64_t)count);
-    }
-}
-
-/* Copies the bytes, as an array of integers. */
-SPIDER__FUNCTION void spider_write_bytes(spider_writer *out, spider_bytes value)
+void spider_write_bytes(spider_writer *out, spider_bytes value)
 {
     size_t size = value.size;
-    size_t i;
-    uint8_t *at;
-    for (i = 0; i < value.size; i++) {
-        size += value.data[i] >> 7; /* 0xcc goes before those */
+    for (size_t i = 0; i < value.size; i++) {
+        size += value.data[i] >> 7; /* from 0x80, a byte takes two */
     }
-    spider_write_list(out, value.size);
-    if (value.size == 0) {
-        return;
-    }
-    out->pending -= value.size - 1; /* as one value */
-    at = spider__put(out, size, 0);
-    for (i = 0; at != NULL && i < value.size; i++) {
+    uint8_t *at = spider__put_head(out, &spider__array, value.size, size, 0);
+    for (size_t i = 0; at != NULL && i < value.size; i++) {
         if (value.data[i] >= 0x80) {
             *at++ = 0xcc;
         }
@@ -1599,729 +1348,297 @@ SPIDER__FUNCTION void spider_write_bytes(spider_writer *out, spider_bytes value)
     }
 }
 
-/* ---- The package ---------------------------------------------------------------------------------------------- */
+void spider_write_list(spider_writer *out, size_t count) { spider__put_head(out, &spider__array, count, 0, count); }
+void spider_write_map(spider_writer *out, size_t count) { spider__put_head(out, &spider__map, count, 0, 2ull * count); }
+void spider_write_tuple(spider_writer *out, size_t count) { spider_write_list(out, count); }
+void spider_write_struct(spider_writer *out, const char *names) { spider_write_list(out, spider__count_names(names)); }
 
-SPIDER__FUNCTION uint32_t spider__hash(const uint8_t *data, size_t size)
+/* One byte is left for the head, which is all that most need. */
+static void spider__begin_container(spider_writer *out, const spider__form *form)
 {
-    uint32_t hash = UINT32_C(2166136261); /* FNV-1a */
-    while (size-- > 0) {
-        hash = (hash ^ *data++) * UINT32_C(16777619);
+    if (out->depth == SPIDER_TDL_OPEN_MAX) {
+        spider__fail_to_write(out, "outputs[%zu]: too many lists and maps of unknown length are open",
+                              spider__output_index(out));
+    } else if (spider__put(out, 1, 0) != NULL) {
+        spider__open open = {form, out->size - 1, out->pending, 0};
+        out->open[out->depth++] = open;
+        out->pending = 0;
     }
-    return hash;
 }
 
-/* The slot of the task of that name, or the free one where it would go. */
-SPIDER__FUNCTION uint32_t *spider__find_slot(const spider__package *package, const uint8_t *name, size_t size)
+static void spider__end_container(spider_writer *out, const spider__form *form)
 {
-    uint32_t slot = spider__hash(name, size) % package->slot_count;
-    while (package->slots[slot] != 0) {
-        const char *there = package->tasks[package->slots[slot] - 1].name;
-        if (strlen(there) == size && memcmp(there, name, size) == 0) {
-            break;
-        }
-        slot = slot + 1 == package->slot_count ? 0 : slot + 1;
+    const spider__open *open = out->depth > 0 ? &out->open[out->depth - 1] : NULL;
+    size_t per_entry = form == &spider__map ? 2 : 1;
+    if (out->call->failed) {
+        return;
     }
-    return &package->slots[slot];
+    if (open == NULL || open->form != form || out->pending > 0 || open->count % per_entry != 0) {
+        const char *name = form == &spider__map ? "map" : "list";
+        spider__fail_to_write(out, "outputs[%zu]: spider_end_%s without spider_begin_%s, or before its last value",
+                              spider__output_index(out), name, name);
+        return;
+    }
+    uint8_t head[16];
+    size_t head_size = (size_t)(spider__store_head(head, form, open->count / per_entry) - head);
+    if (spider__reserve(out, head_size - 1)) {
+        uint8_t *at = out->data + open->start;
+        memmove(at + head_size, at + 1, out->size - open->start - 1);
+        memcpy(at, head, head_size);
+        out->size += head_size - 1;
+        out->pending = open->outer_pending;
+        out->depth--;
+    }
 }
 
-/* Called before the first task: not while the library is loaded, when the entries may not have been computed yet. */
-SPIDER__FUNCTION bool spider__index_tasks(spider_task *task, spider__package *package)
-{
-    uint32_t i;
-    for (i = 0; i < package->task_count && !package->indexed; i++) {
-        const char *name = package->tasks[i].name;
-        uint32_t *slot;
-        if (name == NULL || package->tasks[i].function == NULL) {
-            spider_fail(task, SPIDER_EXECUTION_ERROR, "the package's tasks[%" PRIu32 "] has no %s", i,
-                        name == NULL ? "name" : "function");
-            return false;
-        }
-        slot = spider__find_slot(package, (const uint8_t *)name, strlen(name));
-        if (*slot != 0 && *slot != i + 1) {
-            spider_fail(task, SPIDER_EXECUTION_ERROR, "the package has two tasks named \"%s\"", name);
-            return false;
-        }
-        *slot = i + 1;
-    }
-    package->indexed = true;
-    return true;
-}
+void spider_begin_list(spider_writer *out) { spider__begin_container(out, &spider__array); }
+void spider_end_list(spider_writer *out) { spider__end_container(out, &spider__array); }
+void spider_begin_map(spider_writer *out) { spider__begin_container(out, &spider__map); }
+void spider_end_map(spider_writer *out) { spider__end_container(out, &spider__map); }
 
-/* A call with everything that belongs to it; on the stack of spider__execute. */
-typedef struct spider__call {
-    spider_task task;
-    spider__package *package;
-    spider_reader in;
-    spider_reader graph_outputs;
-    spider_writer out;
-    spider_bytes graph_buffer; /* the context's graph outputs, as they came */
-    bool has_graph_buffer;
-} spider__call;
+/* ---- The call --------------------------------------------------------------------------------------------------- */
 
-/* Never NULL, though an executor may pass that for nothing. */
-SPIDER__FUNCTION const uint8_t *spider__data(spider_view view)
+/* The large arrays are not cleared. */
+SPIDER__COLD void spider__start(spider__call *call)
 {
-    return view.length == 0 ? (const uint8_t *)"" : (const uint8_t *)view.pointer;
-}
-
-SPIDER__FUNCTION void spider__start(spider__call *call, spider__package *package)
-{
-    memset(&call->task, 0, sizeof call->task);
-    memset(&call->out, 0, sizeof call->out);
-    call->package = package;
-    call->task.spider__spare = __atomic_exchange_n(&package->spare, (uint8_t *)NULL, __ATOMIC_ACQ_REL);
-    if (call->task.spider__spare == NULL) {
-        call->task.spider__spare = (uint8_t *)malloc(SPIDER__SPARE_SIZE);
-    }
+    memset(call, 0, offsetof(spider__call, in));
+    memset(&call->in, 0, offsetof(spider_reader, levels));
+    memset(&call->graph_outputs, 0, offsetof(spider_reader, levels));
+    memset(&call->out, 0, offsetof(spider_writer, open));
     call->task.in = &call->in;
     call->task.graph_outputs = &call->graph_outputs;
     call->task.out = &call->out;
-    call->in.task = call->graph_outputs.task = call->out.task = &call->task;
-    call->in.fields = call->graph_outputs.fields = NULL;
-    call->in.field_capacity = call->graph_outputs.field_capacity = 0;
-    call->has_graph_buffer = false;
-    spider__open(&call->in, "inputs", true, (const uint8_t *)"", 0);
-    spider__open(&call->graph_outputs, "graph_outputs", true, NULL, 0);
+    call->in.call = call->graph_outputs.call = call->out.call = call;
+    call->out.announced = 1;
+    spider__open_payload(&call->in, "inputs", (const uint8_t *)"", 0);
 }
 
-/* The package has the function that its own file was compiled with: no other function depends on the macro, so it does
- * not matter how other files were compiled. */
-#ifdef SPIDER_TDL_WITH_ZSTD
-#define SPIDER__DECOMPRESS spider__decompress
-
-/* Grows with what comes out, whatever size the frame declares. The memory is the task's. False after an error. */
-SPIDER__FUNCTION bool spider__decompress(spider_task *task, spider_bytes *bytes)
+static void spider__decompress(spider_reader *in, const uint8_t *data, size_t size)
 {
-    size_t size = bytes->size;
+    spider_task *task = &in->call->task;
+#ifdef SPIDER_TDL_WITH_ZSTD
     ZSTD_DStream *stream = ZSTD_createDStream();
-    ZSTD_inBuffer source = {bytes->data, size, 0};
+    ZSTD_inBuffer source = {data, size, 0};
     ZSTD_outBuffer target = {NULL, 0, 0};
-    size_t state = stream == NULL ? 0 : ZSTD_initDStream(stream);
-    if (stream == NULL) {
-        spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for zstd");
-        return false;
-    }
-    do {
-        if (target.pos == target.size) {
-            size_t larger = target.size == 0 ? 4096 + 4 * size : 2 * target.size;
+    size_t state = 1; /* 0 at the end of the data */
+    while (stream != NULL && state != 0 && !ZSTD_isError(state)
+           && (source.pos < source.size || target.pos == target.size)) {
+        if (target.pos == target.size) { /* the data also declares a size, which cannot be trusted */
+            size_t larger = 4096 + 4 * size + 2 * target.size;
             void *grown = spider_alloc(task, larger, 1);
             if (grown == NULL) {
                 break;
             }
-            if (target.pos > 0) {
-                memcpy(grown, target.dst, target.pos);
-            }
+            memcpy(grown, target.pos == 0 ? grown : target.dst, target.pos);
             target.dst = grown;
             target.size = larger;
         }
         state = ZSTD_decompressStream(stream, &target, &source);
-    } while (!ZSTD_isError(state) && (source.pos < source.size || (state != 0 && target.pos == target.size)));
+    }
     ZSTD_freeDStream(stream);
-    if (ZSTD_isError(state)) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR, "graph_outputs: expected zstd, found damaged bytes: %s",
-                    ZSTD_getErrorName(state));
+    if (stream == NULL) {
+        spider_fail(task, SPIDER_ERROR_SERIALIZATION, "out of memory: no room for zstd");
     } else if (state != 0) {
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
-                    "graph_outputs: expected the end of a zstd frame, found the end of the bytes (truncated)");
-    }
-    bytes->data = (const uint8_t *)target.dst;
-    bytes->size = target.pos;
-    return !task->spider__failed;
-}
-#else
-#define SPIDER__DECOMPRESS NULL
-#endif
-
-/* Graph outputs are looked into when a task asks for them. */
-SPIDER__FUNCTION bool spider__open_graph_outputs(spider_reader *in)
-{
-    spider_task *task = in->task;
-    const spider__call *call = (const spider__call *)(const void *)task;
-    spider_bytes buffer = call->graph_buffer;
-    if (!call->has_graph_buffer) {
-        spider_fail(task, SPIDER_INVALID_TASK_CONTEXT, "%s: there are none, only a commit task has them", in->label);
-    } else if (buffer.size == 0 || buffer.data[0] > 1) {
-        char found[32] = "no bytes";
-        if (buffer.size > 0) {
-            snprintf(found, sizeof found, "%u", (unsigned)buffer.data[0]);
-        }
-        spider_fail(task, SPIDER_DESERIALIZATION_ERROR,
-                    "%s: expected a first byte of 0 (plain) or 1 (zstd), found %s", in->label, found);
-    } else if (buffer.data[0] == 1 && call->package->decompress == NULL) {
-        spider_fail(task, SPIDER_INVALID_TASK_CONTEXT,
-                    "%s: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD",
-                    in->label);
+        spider_fail(task, SPIDER_ERROR_DESERIALIZATION, "graph_outputs: expected zstd, found damaged bytes: %s",
+                    ZSTD_isError(state) ? ZSTD_getErrorName(state) : "truncated");
     } else {
-        bool plain = *buffer.data++ == 0;
-        buffer.size--;
-        if (plain || call->package->decompress(task, &buffer)) {
-            spider__open(in, in->label, true, buffer.data, buffer.size);
-        }
+        spider__open_payload(in, "graph_outputs", (const uint8_t *)target.dst, target.pos);
     }
-    return !task->spider__failed;
+#else
+    (void)data;
+    (void)size;
+    spider_fail(task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
+                "graph_outputs: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD");
+#endif
 }
 
-SPIDER__FUNCTION void spider__read_task_id(spider_task *task, spider_reader *in)
+/* Called when a task first asks for graph outputs. */
+SPIDER__COLD bool spider__open_graph_outputs(spider_reader *in)
 {
-    const char *expected = "Index with a number, Commit or Cleanup";
-    spider__head head;
-    bool has_value = spider_peek(in) == SPIDER_MAP;
-    uint32_t which;
-    if (!spider__take(in, expected, &head)) {
-        return;
+    spider__call *call = in->call;
+    spider_bytes buffer = call->graph_buffer;
+    if (buffer.data == NULL) {
+        spider_fail(&call->task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
+                    "graph_outputs: there are none, only a commit task has them");
+    } else if (buffer.size == 0 || buffer.data[0] > 1) {
+        spider_fail(&call->task, SPIDER_ERROR_DESERIALIZATION,
+                    "graph_outputs: expected a first byte of 0 (plain) or 1 (zstd), found %s",
+                    buffer.size == 0 ? "no bytes" : "another");
+    } else if (buffer.data[0] == 1) {
+        spider__decompress(in, buffer.data + 1, buffer.size - 1);
+    } else {
+        spider__open_payload(in, "graph_outputs", buffer.data + 1, buffer.size - 1);
     }
-    if (has_value) {
-        if (head.size != 1) {
-            spider__mismatch(in, expected, &head);
-            return;
-        }
-        if (!spider__enter(in, 2, true, NULL, NULL) || !spider__take(in, expected, &head)) {
-            return;
-        }
+    return !call->failed;
+}
+
+static bool spider__equal(const char *text, const void *data, size_t size)
+{
+    return strlen(text) == size && memcmp(text, data, size) == 0;
+}
+
+/* {"Index": number}, "Commit" or "Cleanup". */
+static void spider__read_task_id(spider_task *task, spider_reader *in)
+{
+    bool is_map = spider_peek(in) == SPIDER_TYPE_MAP;
+    if (is_map) {
+        spider_read_map(in);
     }
-    which = spider__match_name("Index, Commit, Cleanup", &head);
-    if (which == UINT32_MAX || (which == 0 && !has_value)) {
-        spider__mismatch(in, expected, &head);
-        return;
-    }
-    spider__done(in);
-    task->kind = which == 0 ? SPIDER_INDEX_TASK : which == 1 ? SPIDER_COMMIT_TASK : SPIDER_CLEANUP_TASK;
-    if (which == 0) {
+    spider_string name = spider_read_string(in);
+    if (is_map && spider__equal("Index", name.data, name.size)) {
         task->index = spider_read_uint64(in);
-    } else if (has_value) {
-        spider_read_nil(in);
+    } else if (!is_map && spider__equal("Commit", name.data, name.size)) {
+        task->kind = SPIDER_TASK_COMMIT;
+    } else if (!is_map && spider__equal("Cleanup", name.data, name.size)) {
+        task->kind = SPIDER_TASK_CLEANUP;
+    } else {
+        spider_reject(in, "Index with a number, Commit or Cleanup", "%.*s", (int)name.size, name.data);
     }
 }
 
-SPIDER__FUNCTION void spider__read_context(spider__call *call, spider_view view)
+SPIDER__COLD void spider__read_context(spider__call *call, const uint8_t *data, size_t size)
 {
     spider_task *task = &call->task;
-    spider_reader *in = &call->graph_outputs; /* which is not needed yet */
-    spider__open(in, "context", false, spider__data(view), view.length);
-    spider_read_struct(in, "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
+    spider_reader *in = &call->graph_outputs; /* not needed yet for its purpose */
+    in->label = "task";
+    in->position = data;
+    in->end = in->value_end = data + size;
+    spider__enter(in, 1, false, "context");
+    if (!spider__take_type(in, "an array of length 5", SPIDER_TYPE_ARRAY)) {
+        return;
+    }
+    if (in->head.size != 5) {
+        spider_reject(in, "an array of length 5", "one of length %" PRIu32 "%s", in->head.size,
+                      in->head.size == 4 ? ", as an older Spider sends" : "");
+        return;
+    }
+    spider__enter(in, 5, false, "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
     task->job_id = spider_read_uint64(in);
     spider__read_task_id(task, in);
     task->instance_id = spider_read_uint64(in);
     task->resource_group_id = spider_read_uint64(in);
     if (spider_read_option(in)) {
         call->graph_buffer = spider_read_bytes(in);
-        call->has_graph_buffer = true;
     }
-    spider__open(in, "graph_outputs", true, NULL, 0);
+    in->depth = 0;
 }
 
-SPIDER__FUNCTION void spider__run(spider_task *task, spider_task_function function)
+/* In C++, no exception leaves the package. */
+static void spider__run(spider__call *call, spider_task_function function)
 {
 #if defined(__cpp_exceptions) || defined(__EXCEPTIONS)
     try {
-        function(task);
+        function(&call->task);
     } catch (const spider::task_error &error) {
-        spider__fail_with(task, error.kind(), error.message().data(), error.message().size());
+        spider_fail(&call->task, error.kind, "%s", error.what());
     } catch (const std::exception &error) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "%s", error.what());
-#ifdef __GLIBCXX__
-    } catch (const abi::__forced_unwind &) { /* the end of the thread: whoever stops that ends the process */
-        throw;
-#endif
+        spider_fail(&call->task, SPIDER_ERROR_EXECUTION, "%s", error.what());
     } catch (...) {
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "unknown C++ exception");
+        spider_fail(&call->task, SPIDER_ERROR_EXECUTION, "unknown C++ exception");
     }
 #else
-    function(task);
+    function(&call->task);
 #endif
 }
 
-/* Frees what the call holds, except for what it returns, which the executor frees. */
-SPIDER__FUNCTION spider_result spider__finish(spider__call *call)
+SPIDER__COLD void spider__end_outputs(spider_writer *out)
 {
-    spider_result result = {false, NULL, 0};
-    spider_task *task = &call->task;
-    spider_writer *out = &call->out;
-    if (!task->spider__failed && out->pending > 0) {
-        spider_fail(task, SPIDER_SERIALIZATION_ERROR,
-                    "outputs[%" PRIu32 "] is incomplete: %" PRIu64 " more values were announced", out->count - 1,
-                    out->pending);
+    if (out->depth > 0) {
+        spider__fail_to_write(out, "outputs[%zu]: a list or map was begun, but not ended", out->count - 1);
+    } else if (out->pending > 0) {
+        spider__fail_to_write(out, "outputs[%zu]: %" PRIu64 " more value%s announced", out->count - 1, out->pending,
+                              out->pending == 1 ? " was" : "s were");
+    } else if (out->counted && out->count < out->announced) {
+        spider__fail_to_write(out, "outputs: %zu were announced, but only %zu written", out->announced, out->count);
+    } else if (!out->call->failed && (out->count > 0 || spider__reserve(out, 4))) {
+        spider__end_output(out);
+        out->size += out->count == 0 ? 4 : 0;
+        spider__store_le32(out->data, out->count);
     }
-    if (!task->spider__failed && out->size == 0) {
-        out->data = (uint8_t *)malloc(4);
-        out->size = 4;
-        if (out->data == NULL) {
-            spider_fail(task, SPIDER_SERIALIZATION_ERROR, "out of memory: no room for 4 bytes of outputs");
-        }
-    }
-    free(__atomic_exchange_n(&call->package->spare, task->spider__spare, __ATOMIC_ACQ_REL));
-    free((void *)call->in.fields);
-    free((void *)call->graph_outputs.fields);
-    while (task->spider__memory != NULL) {
-        spider__block *block = task->spider__memory;
-        task->spider__memory = block->next;
+}
+
+/* Frees everything but the outputs or the error, which the executor frees. */
+SPIDER__COLD spider_result spider__finish(spider__call *call)
+{
+    while (call->memory != NULL) {
+        spider__block *block = call->memory;
+        call->memory = block->next;
         free(block);
     }
-    if (task->spider__failed) {
-        free(out->data);
-        result.is_error = true;
-        result.pointer = task->spider__error;
-        result.length = task->spider__error_size;
-    } else {
-        spider__store_le32(out->data, out->count);
-        result.pointer = out->data;
-        result.length = out->size;
-    }
-    if (result.length == 0) {
-        result.pointer = (uint8_t *)1; /* Rust wants a pointer that is not NULL, though nobody reads it */
-    }
+    uint8_t *data = call->out.data != NULL ? call->out.data : (uint8_t *)1; /* Rust requires that it is not NULL */
+    spider_result result = {call->failed, data, call->out.size};
     return result;
 }
 
-SPIDER__FUNCTION spider_result spider__initialize(spider__package *package, spider_task_function init)
+/* ---- The package interface -------------------------------------------------------------------------------------- */
+
+static spider_task_function spider__find_task(const void *name, size_t size)
 {
-    spider__call call;
-    spider_result result;
-    spider__start(&call, package);
-    if (spider__index_tasks(&call.task, package) && init != NULL) {
-        spider__run(&call.task, init);
+    for (size_t i = 0; i < spider__this_package.task_count; i++) {
+        const spider_task_entry *task = &spider__this_package.tasks[i];
+        if (spider__equal(task->name, name, size)) {
+            return task->function;
+        }
     }
-    result = spider__finish(&call);
-    if (!result.is_error) { /* no outputs, not even their count */
-        free(result.pointer);
-        result.pointer = (uint8_t *)1;
-        result.length = 0;
-    }
-    return result;
+    return NULL;
 }
 
-SPIDER__FUNCTION spider_result spider__execute(spider__package *package, spider_view name, spider_view context,
-                                               spider_view inputs)
+SPIDER__COLD void spider__check_tasks(spider_task *task)
+{
+    for (size_t i = 0; i < spider__this_package.task_count; i++) {
+        const spider_task_entry *entry = &spider__this_package.tasks[i];
+        if (entry->name == NULL || entry->function == NULL
+            || spider__find_task(entry->name, strlen(entry->name)) != entry->function) {
+            spider_fail(task, SPIDER_ERROR_EXECUTION,
+                        "the package's task number %zu has no name, no function, or the name of another task", i + 1);
+            return;
+        }
+    }
+}
+
+SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)
+{
+    spider_version version = {SPIDER_TDL_INTERFACE_MAJOR, SPIDER_TDL_INTERFACE_MINOR, SPIDER_TDL_INTERFACE_PATCH};
+    return version;
+}
+
+SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void) { return spider__this_package.name; }
+
+SPIDER__EXPORT spider_result __spider_tdl_package_init(void)
 {
     spider__call call;
-    uint32_t found = 0;
-    spider__start(&call, package);
-    if (spider__index_tasks(&call.task, package)) {
-        found = *spider__find_slot(package, spider__data(name), name.length);
+    spider__start(&call);
+    call.out.announced = 0;
+    spider__check_tasks(&call.task);
+    if (!call.failed && spider__this_package.init != NULL) {
+        spider__run(&call, spider__this_package.init);
     }
-    if (found == 0) {
-        spider__fail_with(&call.task, SPIDER_TASK_NOT_FOUND, spider__data(name), name.length);
+    return spider__finish(&call);
+}
+
+SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,
+                                                          spider_view inputs)
+{
+    spider__call call;
+    spider_task_function function = spider__find_task(task_name.pointer, task_name.length);
+    spider__start(&call);
+    if (function == NULL) {
+        spider__fail_with(&call, SPIDER_ERROR_TASK_NOT_FOUND, task_name.pointer, task_name.length);
     } else {
-        spider__read_context(&call, context);
-        spider__open(&call.in, "inputs", true, spider__data(inputs), inputs.length);
-        call.out.expected = inputs.length + 64;
-        if (!call.task.spider__failed) {
-            spider__run(&call.task, package->tasks[found - 1].function);
+        spider__read_context(&call, (const uint8_t *)context.pointer, context.length);
+        spider__open_payload(&call.in, "inputs", (const uint8_t *)inputs.pointer, inputs.length);
+        if (!call.failed) {
+            spider__run(&call, function);
             spider_ready(&call.task);
+            spider__end_outputs(&call.out);
         }
     }
     return spider__finish(&call);
 }
 
-/* ---- C++17: tasks that are ordinary functions ----------------------------------------------------------------- */
-
-#if defined(__cplusplus) && __cplusplus >= 201703L
-/*
- * spider::typed<function> makes a task of a function. Its parameters are the arguments, and its result is the output; a
- * std::tuple is several outputs, void is none. A first parameter of type `spider_task &` or `const spider_task &` is no
- * argument but the call, with its context. What can be converted: bool, the integers, float, double, std::string,
- * std::string_view (borrowed), spider_bytes (borrowed), std::vector, std::array, std::pair, std::tuple, std::optional,
- * std::map, std::unordered_map, and every type for which there are
- *
- *     void spider_read(spider_reader *in, type &value);
- *     void spider_write(spider_writer *out, const type &value);
- *
- * in its own namespace, in the global one, or from SPIDER_STRUCT.
- */
-template <class T, class = std::enable_if_t<std::is_integral_v<T> && !std::is_same_v<T, bool>>>
-constexpr bool spider__is_integer() /* of a width that TDL has; not a character, such as char or wchar_t */
-{
-    if constexpr (sizeof(T) > 8) {
-        return false;
-    }
-    return std::is_same_v<T, std::make_signed_t<T>> || std::is_same_v<T, std::make_unsigned_t<T>>;
-}
-
-template <class T, std::enable_if_t<spider__is_integer<T>(), int> = 0>
-void spider_read(spider_reader *in, T &value)
-{
-    constexpr const char *names[] = {"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"};
-    constexpr int log2 = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
-    using limits = std::numeric_limits<T>;
-    if constexpr (std::is_signed_v<T>) {
-        value = static_cast<T>(spider__read_signed(in, names[2 * log2], limits::min(), limits::max()));
-    } else {
-        value = static_cast<T>(spider__read_unsigned(in, names[2 * log2 + 1], limits::max()));
-    }
-}
-
-template <class T, std::enable_if_t<spider__is_integer<T>(), int> = 0>
-void spider_write(spider_writer *out, const T &value)
-{
-    if constexpr (std::is_signed_v<T>) {
-        spider_write_int64(out, value);
-    } else {
-        spider_write_uint64(out, value);
-    }
-}
-
-inline void spider_read(spider_reader *in, bool &value)
-{
-    value = spider_read_boolean(in);
-}
-inline void spider_read(spider_reader *in, float &value)
-{
-    value = spider_read_float(in);
-}
-inline void spider_read(spider_reader *in, double &value)
-{
-    value = spider_read_double(in);
-}
-inline void spider_read(spider_reader *in, spider_bytes &value)
-{
-    value = spider_read_bytes(in);
-}
-
-inline void spider_read(spider_reader *in, std::string_view &value)
-{
-    const spider_string text = spider_read_string(in);
-    value = std::string_view(text.data, text.size);
-}
-
-inline void spider_read(spider_reader *in, std::string &value)
-{
-    const spider_string text = spider_read_string(in);
-    value.assign(text.data, text.size);
-}
-
-template <class T, std::enable_if_t<std::is_same_v<T, bool>, int> = 0> /* or a pointer would be a bool */
-void spider_write(spider_writer *out, const T &value)
-{
-    spider_write_boolean(out, value);
-}
-inline void spider_write(spider_writer *out, const float &value)
-{
-    spider_write_float(out, value);
-}
-inline void spider_write(spider_writer *out, const double &value)
-{
-    spider_write_double(out, value);
-}
-inline void spider_write(spider_writer *out, const spider_bytes &value)
-{
-    spider_write_bytes(out, value);
-}
-inline void spider_write(spider_writer *out, const char *value)
-{
-    spider_write_cstring(out, value);
-}
-
-inline void spider_write(spider_writer *out, const std::string_view &value)
-{
-    spider_write_string(out, spider_string{value.data(), value.size()});
-}
-
-inline void spider_write(spider_writer *out, const std::string &value)
-{
-    spider_write_string(out, spider_string{value.data(), value.size()});
-}
-
-template <class A>
-void spider_read(spider_reader *in, std::vector<std::uint8_t, A> &value)
-{
-    const spider_bytes bytes = spider_read_bytes(in);
-    value.assign(bytes.data, bytes.data + bytes.size);
-}
-
-template <class A>
-void spider_write(spider_writer *out, const std::vector<std::uint8_t, A> &value)
-{
-    spider_write_bytes(out, spider_bytes{value.data(), value.size()});
-}
-
-template <class T, class A>
-void spider_read(spider_reader *in, std::vector<T, A> &value)
-{
-    std::uint32_t count = spider_read_list(in);
-    value.clear();
-    value.reserve(count < 1024 ? count : 1024); /* an element may be much larger than the byte that announced it */
-    for (; count > 0 && spider_ok(in->task); count--) {
-        T element{};
-        spider_read(in, element);
-        value.push_back(std::move(element));
-    }
-}
-
-template <class T, class A>
-void spider_write(spider_writer *out, const std::vector<T, A> &value)
-{
-    spider_write_list(out, value.size());
-    for (const T &element : value) {
-        spider_write(out, element);
-    }
-}
-
-template <class T, std::size_t N>
-void spider_read(spider_reader *in, std::array<T, N> &value)
-{
-    spider_read_tuple(in, N);
-    for (T &element : value) {
-        spider_read(in, element);
-    }
-}
-
-template <class T, std::size_t N>
-void spider_write(spider_writer *out, const std::array<T, N> &value)
-{
-    spider_write_tuple(out, N);
-    for (const T &element : value) {
-        spider_write(out, element);
-    }
-}
-
-template <class T>
-void spider_read(spider_reader *in, std::optional<T> &value)
-{
-    value.reset();
-    if (spider_read_option(in)) {
-        spider_read(in, value.emplace());
-    }
-}
-
-template <class T>
-void spider_write(spider_writer *out, const std::optional<T> &value)
-{
-    if (value) {
-        spider_write(out, *value);
-    } else {
-        spider_write_nil(out);
-    }
-}
-
-template <class... T>
-void spider_read(spider_reader *in, std::tuple<T...> &value)
-{
-    spider_read_tuple(in, sizeof...(T));
-    std::apply([&](T &...element) { (spider_read(in, element), ...); }, value);
-}
-
-template <class... T>
-void spider_write(spider_writer *out, const std::tuple<T...> &value)
-{
-    spider_write_tuple(out, sizeof...(T));
-    std::apply([&](const T &...element) { (spider_write(out, element), ...); }, value);
-}
-
-template <class T, class U>
-void spider_read(spider_reader *in, std::pair<T, U> &value)
-{
-    spider_read_tuple(in, 2);
-    spider_read(in, value.first);
-    spider_read(in, value.second);
-}
-
-template <class T, class U>
-void spider_write(spider_writer *out, const std::pair<T, U> &value)
-{
-    spider_write_tuple(out, 2);
-    spider_write(out, value.first);
-    spider_write(out, value.second);
-}
-
-template <class Map>
-void spider__read_map(spider_reader *in, Map &value)
-{
-    value.clear();
-    for (std::uint32_t count = spider_read_map(in); count > 0 && spider_ok(in->task); count--) {
-        typename Map::key_type key{};
-        typename Map::mapped_type mapped{};
-        spider_read(in, key);
-        spider_read(in, mapped);
-        if (const auto there = value.find(key); there != value.end()) { /* the last one counts, as in Rust */
-            there->second = std::move(mapped);
-        } else {
-            value.emplace(std::move(key), std::move(mapped));
-        }
-    }
-}
-
-template <class Map>
-void spider__write_map(spider_writer *out, const Map &value)
-{
-    spider_write_map(out, value.size());
-    for (const auto &pair : value) {
-        spider_write(out, pair.first);
-        spider_write(out, pair.second);
-    }
-}
-
-template <class... T>
-void spider_read(spider_reader *in, std::map<T...> &value)
-{
-    spider__read_map(in, value);
-}
-template <class... T>
-void spider_read(spider_reader *in, std::unordered_map<T...> &value)
-{
-    spider__read_map(in, value);
-}
-template <class... T>
-void spider_write(spider_writer *out, const std::map<T...> &value)
-{
-    spider__write_map(out, value);
-}
-template <class... T>
-void spider_write(spider_writer *out, const std::unordered_map<T...> &value)
-{
-    spider__write_map(out, value);
-}
-
-namespace spider {
-
-/* The next value, such as read<std::int64_t>(task.graph_outputs). */
-template <class T>
-T read(spider_reader *in)
-{
-    T value{};
-    spider_read(in, value);
-    return value;
-}
-
-template <class... T>
-void read_each([[maybe_unused]] spider_reader *in, T &...value)
-{
-    (spider_read(in, value), ...);
-}
-
-template <class T>
-void write_outputs(spider_writer *out, const T &value)
-{
-    spider_write(out, value);
-}
-
-template <class... T>
-void write_outputs(spider_writer *out, const std::tuple<T...> &value)
-{
-    std::apply([&](const T &...output) { (spider_write(out, output), ...); }, value);
-}
-
-template <class... Parameters, class Function>
-void call(spider_task *task, Function function)
-{
-    std::tuple<std::decay_t<Parameters>...> arguments;
-    std::apply([&](auto &...argument) { read_each(task->in, argument...); }, arguments);
-    if (!spider_ready(task)) {
-        return;
-    }
-    if constexpr (std::is_void_v<decltype(std::apply(function, std::move(arguments)))>) {
-        std::apply(function, std::move(arguments));
-    } else {
-        write_outputs(task->out, std::apply(function, std::move(arguments)));
-    }
-}
-
-template <class Result, class... Parameters>
-void unpack(spider_task *task, Result (*function)(Parameters...))
-{
-    call<Parameters...>(task, function);
-}
-
-template <class Result, class... Parameters>
-void unpack(spider_task *task, Result (*function)(spider_task &, Parameters...))
-{
-    call<Parameters...>(task,
-                        [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
-}
-
-template <class Result, class... Parameters>
-void unpack(spider_task *task, Result (*function)(const spider_task &, Parameters...))
-{
-    call<Parameters...>(task,
-                        [task, function](auto &&...argument) { return function(*task, std::move(argument)...); });
-}
-
-template <auto Function>
-void typed(spider_task *task)
-{
-    unpack(task, Function);
-}
-
-} // namespace spider
-
-/* SPIDER__EACH(f, a, b, c) is f(a), f(b), f(c), for up to 256 names. The `()` behind the names is how the last step is
- * known; a macro that comes up within itself is only expanded by the next scan, so there are as many scans as names. */
-#define SPIDER__EACH(f, ...) SPIDER__SCAN_256(SPIDER__STEP(f, __VA_ARGS__, (), ~))
-#define SPIDER__STEP(f, name, next, ...) \
-    f(name) SPIDER__PASTE(SPIDER__IF_END_, SPIDER__IS_END(next))(f, next, __VA_ARGS__)
-#define SPIDER__IF_END_0(f, next, ...) , SPIDER__STEP_LATER SPIDER__NOTHING()()(f, next, __VA_ARGS__)
-#define SPIDER__IF_END_1(f, next, ...)
-#define SPIDER__STEP_LATER() SPIDER__STEP
-#define SPIDER__NOTHING()
-#define SPIDER__IS_END(next) SPIDER__SECOND(SPIDER__END next, 0, ~)
-#define SPIDER__END() ~, 1
-#define SPIDER__SECOND(...) SPIDER__SECOND_OF(__VA_ARGS__)
-#define SPIDER__SECOND_OF(first, second, ...) second
-#define SPIDER__PASTE(a, b) SPIDER__PASTE_NOW(a, b)
-#define SPIDER__PASTE_NOW(a, b) a##b
-#define SPIDER__SCAN_256(...) SPIDER__SCAN_64(SPIDER__SCAN_64(SPIDER__SCAN_64(SPIDER__SCAN_64(__VA_ARGS__))))
-#define SPIDER__SCAN_64(...) SPIDER__SCAN_16(SPIDER__SCAN_16(SPIDER__SCAN_16(SPIDER__SCAN_16(__VA_ARGS__))))
-#define SPIDER__SCAN_16(...) SPIDER__SCAN_4(SPIDER__SCAN_4(SPIDER__SCAN_4(SPIDER__SCAN_4(__VA_ARGS__))))
-#define SPIDER__SCAN_4(...) SPIDER__SCAN(SPIDER__SCAN(SPIDER__SCAN(SPIDER__SCAN(__VA_ARGS__))))
-#define SPIDER__SCAN(...) __VA_ARGS__
-
-#define SPIDER__FIELD(name) spider__value.name
-#define SPIDER__BINDING(name) spider__##name
-
-/* SPIDER_STRUCT(point, x, y): the conversions of `struct point { double x; double y; };`. All fields, in the order in
- * which they are to be written; in the namespace of the struct or the global one. */
-#define SPIDER_STRUCT(type, ...)                                                                         \
-    SPIDER__MAYBE_UNUSED inline void spider_read(spider_reader *spider__in, type &spider__value)         \
-    {                                                                                                    \
-        spider_read_struct(spider__in, #__VA_ARGS__);                                                    \
-        spider::read_each(spider__in, SPIDER__EACH(SPIDER__FIELD, __VA_ARGS__));                         \
-    }                                                                                                    \
-    SPIDER__MAYBE_UNUSED inline void spider_write(spider_writer *spider__out, const type &spider__value) \
-    {                                                                                                    \
-        [[maybe_unused]] const auto &[SPIDER__EACH(SPIDER__BINDING, __VA_ARGS__)] = spider__value;       \
-        spider_write(spider__out, std::tie(SPIDER__EACH(SPIDER__FIELD, __VA_ARGS__)));                   \
-    }                                                                                                    \
-    static_assert(true, "")
-#define SPIDER__MAYBE_UNUSED __attribute__((visibility("hidden"), unused))
-#endif
-
-#if defined(__cplusplus)
+#ifdef __cplusplus
 #pragma GCC diagnostic pop
+} /* extern "C" */
 #endif
-#pragma GCC visibility pop
 
-/*
- * SPIDER_TDL_PACKAGE(name, init, tasks...): declares the package; once, at file scope, behind its tasks.
- *   name   a string literal; the library must be <name>/lib<name>.so
- *   init   a spider_task_function that is called once, before any task, or NULL. It has no arguments and no outputs; if
- *          it fails, so does loading the package.
- *   tasks  {"name", function}, one or more. Two of the same name, or NULL for one or the other: the package refuses to
- *          initialize.
- */
-#define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                                    \
-    static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                              \
-    static uint32_t spider__slots[2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1];                     \
-    static spider__package spider__the_package = {spider__tasks, sizeof spider__tasks / sizeof spider__tasks[0], \
-                                                  2 * (sizeof spider__tasks / sizeof spider__tasks[0]) + 1,      \
-                                                  spider__slots, false, NULL, SPIDER__DECOMPRESS};               \
-    SPIDER__EXPORT spider_version __spider_tdl_package_get_version(void)                                         \
-    {                                                                                                            \
-        spider_version version = {SPIDER_TDL_VERSION_MAJOR, SPIDER_TDL_VERSION_MINOR, SPIDER_TDL_VERSION_PATCH}; \
-        return version;                                                                                          \
-    }                                                                                                            \
-    SPIDER__EXPORT spider_view __spider_tdl_package_get_name(void)                                               \
-    {                                                                                                            \
-        spider_view view = {"" name_, sizeof("" name_) - 1};                                                     \
-        return view;                                                                                             \
-    }                                                                                                            \
-    SPIDER__EXPORT spider_result __spider_tdl_package_init(void)                                                 \
-    {                                                                                                            \
-        return spider__initialize(&spider__the_package, init_);                                                  \
-    }                                                                                                            \
-    SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name, spider_view context,        \
-                                                              spider_view inputs)                                \
-    {                                                                                                            \
-        return spider__execute(&spider__the_package, task_name, context, inputs);                                \
-    }                                                                                                            \
-    struct spider__package
-
-#endif
+#endif /* SPIDER_TDL_IMPLEMENTATION */

@@ -9,7 +9,8 @@
  *
  *     c++ -std=c++17 -shared -fPIC -o wordcount/libwordcount.so wordcount.cpp
  */
-#include "spider_tdl.h"
+#define SPIDER_TDL_IMPLEMENTATION
+#include "spider_tdl.hpp"
 
 #include <algorithm>
 

@@ -1,5 +1,6 @@
 // The tasks of native/kitchen_sink.c as ordinary functions, and what only C++ has: exceptions and authors' types.
-#include "spider_tdl.h"
+#define SPIDER_TDL_IMPLEMENTATION
+#include "spider_tdl.hpp"
 
 #include <stdexcept>
 
@@ -30,17 +31,17 @@ std::tuple<std::tuple<bool, std::string>> tuple(std::tuple<bool, std::string> va
 
 std::tuple<std::uint64_t, const char *, std::uint64_t, std::uint64_t, std::uint64_t> context(const spider_task &task)
 {
-    const char *kind = task.kind == SPIDER_INDEX_TASK    ? "index"
-                       : task.kind == SPIDER_COMMIT_TASK ? "commit"
+    const char *kind = task.kind == SPIDER_TASK_INDEX    ? "index"
+                       : task.kind == SPIDER_TASK_COMMIT ? "commit"
                                                          : "cleanup";
     return {task.job_id, kind, task.index, task.instance_id, task.resource_group_id};
 }
 
 std::string fail(spider_task &task, std::uint8_t kind, const std::string &message)
 {
-    if (kind <= SPIDER_CUSTOM) {
+    if (kind <= SPIDER_ERROR_CUSTOM) {
         spider_write_cstring(task.out, "lost");
-        throw spider::task_error(static_cast<spider_error>(kind), message);
+        throw spider::task_error(message, static_cast<spider_error_kind>(kind));
     }
     return message;
 }
@@ -48,7 +49,7 @@ std::string fail(spider_task &task, std::uint8_t kind, const std::string &messag
 std::int64_t sum_of_outputs(spider_task &task)
 {
     std::int64_t sum = 0;
-    while (spider_peek(task.graph_outputs) != SPIDER_END) {
+    while (spider_peek(task.graph_outputs) != SPIDER_TYPE_END) {
         sum += spider::read<std::int64_t>(task.graph_outputs);
     }
     return sum;
@@ -125,16 +126,13 @@ std::pair<std::vector<bool>, std::map<int, long long>> odds(std::string_view tex
 }
 
 struct wide_record {
-    int f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19,
-        f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37,
-        f38, f39, f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55,
-        f56, f57, f58, f59, f60, f61, f62, f63, f64, f65, f66, f67, f68, f69;
+    int f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20, f21, f22, f23, f24,
+        f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39, f40, f41, f42, f43, f44, f45, f46, f47,
+        f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63;
 };
-SPIDER_STRUCT(wide_record,
-    f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
-    f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39,
-    f40, f41, f42, f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58,
-    f59, f60, f61, f62, f63, f64, f65, f66, f67, f68, f69);
+SPIDER_STRUCT(wide_record, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
+              f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39, f40, f41, f42,
+              f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63);
 
 // Its fields have names that are used around it, and are written in another order.
 [[maybe_unused]] int local;
@@ -167,7 +165,7 @@ void throw_default(const std::string &text)
 void throw_after_fail(spider_task *task)
 {
     spider_write_cstring(task->out, "lost");
-    spider_fail(task, SPIDER_CUSTOM, "the first");
+    spider_fail(task, SPIDER_ERROR_CUSTOM, "the first");
     throw std::runtime_error("the second");
 }
 

@@ -1,8 +1,14 @@
 /* What authors do wrong, or seldom. */
+#define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static void too_few_elements(spider_task *task)
 {
+    spider_write_count(task->out, 2);
     spider_write_nil(task->out);
     spider_write_map(task->out, 2);
     spider_write_nil(task->out);
@@ -17,13 +23,13 @@ static void bad_utf8(spider_task *task)
 
 static void bad_utf8_in_error(spider_task *task)
 {
-    spider_fail(task, SPIDER_CUSTOM, "%s %s", "caf\xe9", "\xff \xe2\x98\x83 \xe2");
+    spider_fail(task, SPIDER_ERROR_CUSTOM, "%s %s", "caf\xe9", "\xff \xe2\x98\x83 \xe2");
 }
 
 static void fails_twice(spider_task *task)
 {
-    spider_fail(task, SPIDER_CUSTOM, "the %s", "first");
-    spider_fail(task, SPIDER_EXECUTION_ERROR, "the second");
+    spider_fail(task, SPIDER_ERROR_CUSTOM, "the %s", "first");
+    spider_fail(task, SPIDER_ERROR_EXECUTION, "the second");
 }
 
 static void writes_then_fails(spider_task *task)
@@ -32,7 +38,7 @@ static void writes_then_fails(spider_task *task)
     for (i = 0; i < 10000; i++) {
         spider_write_cstring(task->out, "lost");
     }
-    spider_fail(task, SPIDER_EXECUTION_ERROR, "in the end");
+    spider_fail(task, SPIDER_ERROR_EXECUTION, "in the end");
 }
 
 static void long_error(spider_task *task)
@@ -40,7 +46,7 @@ static void long_error(spider_task *task)
     char *text = (char *)spider_alloc(task, 100001, 1);
     if (text != NULL) {
         memset(text, 'x', 100000);
-        spider_fail(task, SPIDER_EXECUTION_ERROR, "%s", text);
+        spider_fail(task, SPIDER_ERROR_EXECUTION, "%s", text);
     }
 }
 
@@ -90,7 +96,7 @@ static void reads_on(spider_task *task)
     spider_read_tuple(in, 2);
     spider_read_nil(in);
     spider_skip(in);
-    zero = zero && spider_peek(in) == SPIDER_END && spider_count(in) == 0 && spider_count(task->graph_outputs) == 0;
+    zero = zero && spider_peek(in) == SPIDER_TYPE_END && spider_read_count(in) == 0 && spider_read_count(task->graph_outputs) == 0;
     spider_write_string(task->out, text);
     spider_write_bytes(task->out, bytes);
     spider_write_list(task->out, 3);
@@ -127,14 +133,15 @@ static void peek_and_touch(spider_task *task)
 /* A tuple of which only the last part is wanted, a map of one pair. */
 static void third_of_three(spider_task *task)
 {
-    uint32_t pairs;
+    size_t pairs;
     spider_read_tuple(task->in, 3);
     spider_skip(task->in);
     spider_skip(task->in);
     pairs = spider_read_map(task->in);
     spider_skip(task->in);
+    spider_write_count(task->out, 2);
     spider_write_uint8(task->out, spider_read_uint8(task->in));
-    spider_write_uint32(task->out, pairs);
+    spider_write_uint64(task->out, pairs);
 }
 
 /* A struct of no fields, which may come as a map of others. */

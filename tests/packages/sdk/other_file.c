@@ -6,7 +6,7 @@ __attribute__((visibility("hidden"))) int64_t sum_values(spider_reader *in);
 int64_t sum_values(spider_reader *in)
 {
     int64_t total = 0;
-    uint32_t pairs = spider_read_map(in);
+    size_t pairs = spider_read_map(in);
     while (pairs-- > 0) {
         spider_skip(in);
         total += spider_read_int64(in);

@@ -13,6 +13,9 @@
 #include "spider_tdl.h"
 
 #include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 typedef struct bytes {
     uint8_t *data;
@@ -36,7 +39,7 @@ static spider_result (*execute)(spider_view, spider_view, spider_view);
 static testcase *cases;
 static size_t case_count;
 
-/* ---- Allocations that fail on demand: packages compiled with tests/sdk/starved.h call these ---- */
+/* ---- Allocations that fail on demand: packages compiled with tests/packages/sdk/starved.h call these ---- */
 
 static long allowed = -1; /* allocations until one is refused; -1: no end */
 static bool refuse_rest;
@@ -270,7 +273,7 @@ static outcome call(const testcase *what)
     if (result.pointer == NULL) {
         fail("a result's pointer is NULL", what, got);
     }
-    if (result.length == 0) {
+    if (result.length == 0 && !(result.is_error && refused)) { /* without memory, there may be none for the error */
         fail("an empty result", what, got);
     }
     if (result.length > 0 && (got.is_error ? !is_tdl_error(got) : !is_payload(got.data))) {
@@ -374,7 +377,7 @@ static void starve(void)
                 if (refused && !got.is_error) {
                     fail("a success without memory", &cases[i], got);
                 }
-                if (refused && !is_kind(got, "SerializationError")
+                if (refused && got.data.size > 0 && !is_kind(got, "SerializationError")
                     && !(cases[i].is_error && same_kind(got.data, cases[i].expected))) {
                     fail("not a SerializationError without memory", &cases[i], got);
                 }

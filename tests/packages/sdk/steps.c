@@ -1,4 +1,5 @@
 /* How many steps it takes to read structs that come as maps: the calls of functions, which the compiler reports. */
+#define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
 
 #define UNCOUNTED __attribute__((no_instrument_function, visibility("hidden")))

@@ -1,4 +1,6 @@
 /* One half of a package: the other file reads. */
+#define SPIDER_TDL_IMPLEMENTATION
+#define SPIDER_TDL_SEVERAL_FILES
 #include "spider_tdl.h"
 
 __attribute__((visibility("hidden"))) int64_t sum_values(spider_reader *in);

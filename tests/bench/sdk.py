@@ -1,0 +1,94 @@
+"""What the package SDK costs: times per task, the size of packages, and the time that it takes to compile them.
+
+    python3 tests/bench/sdk.py [DIRECTORY]
+
+DIRECTORY has another version of spider_tdl.h; each of its figures follows in parentheses, with the ratio to it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE.parent.parent / "native"
+CC = os.environ.get("CC", "cc")
+CXX = os.environ.get("CXX", "c++")
+ROUNDS = 5
+
+SUMS_C = """
+#define SPIDER_TDL_IMPLEMENTATION
+#include "spider_tdl.h"
+static void add(spider_task *task)
+{
+    int64_t a = spider_read_int64(task->in);
+    int64_t b = spider_read_int64(task->in);
+    spider_write_int64(task->out, a + b);
+}
+SPIDER_TDL_PACKAGE("sums", NULL, {"add", add});
+"""
+SUMS_CXX = """
+#define SPIDER_TDL_IMPLEMENTATION
+#if __has_include("spider_tdl.hpp")
+#include "spider_tdl.hpp"
+#else
+#include "spider_tdl.h"
+#endif
+static std::int64_t add(std::int64_t a, std::int64_t b) { return a + b; }
+SPIDER_TDL_PACKAGE("sums", nullptr, {"add", spider::typed<add>});
+"""
+
+
+def compile_one(command: list[str], directory: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run([*command, f"-I{directory}"], check=True)
+    return (time.perf_counter() - start) * 1e3
+
+
+def packages(directory: Path, work: Path) -> dict[str, float]:
+    """The size of a package of one task, stripped, and the milliseconds that it takes to compile."""
+    figures = {}
+    for name, text, command in (
+        ("C", SUMS_C, [CC, "-std=c99"]),
+        ("C++", SUMS_CXX, [CXX, "-std=c++17"]),
+    ):
+        source = work / ("sums.c" if name == "C" else "sums.cpp")
+        source.write_text(text)
+        library = work / "libsums.so"
+        command = [*command, "-O2", "-shared", "-fPIC", "-s", "-o", str(library), str(source)]
+        milliseconds = min(compile_one(command, directory) for _ in range(ROUNDS))
+        figures[f"package of one task in {name}, bytes"] = library.stat().st_size
+        figures[f"package of one task in {name}, ms to compile"] = milliseconds
+    return figures
+
+
+def main() -> None:
+    directories = [NATIVE, *map(Path, sys.argv[1:2])]
+    columns: list[dict[str, float]] = [{} for _ in directories]
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        for index, directory in enumerate(directories):
+            command = [CC, "-std=c99", "-O2", "-o", str(work / f"bench{index}"), str(HERE / "sdk.c")]
+            compile_one(command, directory)
+        for _ in range(ROUNDS):  # in turn, so that each has the machine's better and worse moments
+            for index, column in enumerate(columns):
+                program = [str(work / f"bench{index}")]
+                printed = subprocess.run(program, check=True, stdout=subprocess.PIPE, encoding="ascii").stdout
+                for name, nanoseconds in (line.split("\t") for line in printed.splitlines()):
+                    key = f"{name}, ns each"
+                    column[key] = min(float(nanoseconds), column.get(key, float("inf")))
+        for column, directory in zip(columns, directories):
+            column.update(packages(directory, work))
+    for name, value in columns[0].items():
+        if len(columns) == 1:
+            print(f"{name:55} {value:12,.1f}")
+        else:
+            print(f"{name:55} {value:12,.1f} ({columns[1][name]:,.1f}) {value / columns[1][name]:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
