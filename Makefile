@@ -108,12 +108,14 @@ bench:
 	$(PYTHON) tests/overhead_instrument.py
 	[ ! -e tests/bench/sdk.py ] || $(PYTHON) tests/bench/sdk.py
 
-soak:
-	$(PYTHON) tests/bench/soak.py
+# That the memory of executors does not grow.
+soak: $(VENV)/.test
+	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 -k memory
 
-# What `make test` does in short: 20,000 mutated streams, and a million calls of tasks that return odd buffers.
+# What `make test` does in short: mutated streams, damaged libraries, odd buffers, forks and exits, many times.
 fuzz: $(VENV)/.test
-	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 tests/test_stream_fuzz.py tests/test_serve.py tests/test_packages.py -k "stream or memory or elf_header"
+	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 \
+		-k "stream or memory or elf_header or threads_that_fork or exit_in_a_signal or sigint_during"
 
 clean:
 	rm -rf build dist $(VENV)

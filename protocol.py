@@ -395,7 +395,7 @@ _MARKERS: dict[int, tuple[str, Struct | None, Any]] = {
     0xC2: ("bool", None, False),
     0xC3: ("bool", None, True),
     **{marker: (kind, layout, None) for kind, forms in _FORMS.items() for marker, layout in forms},
-    **{0x100 + n: ("int", None, n) for n in range(-32, 0)},
+    **{0x100 + n: ("int", None, n) for n in range(-32, 0)},  # e0 to ff
 }
 
 # rmp-serde reads at most this many containers inside one another.

@@ -82,7 +82,7 @@ class _Process:
 
 def serve_process() -> NoReturn:
     """Serve on stdin and stdout, then end the process: with 0 after Shutdown or the end of stdin, otherwise with 1."""
-    # Python's handler of SIGINT cannot run inside native code. SIGXFSZ is ignored by Python only.
+    # Python's handler of SIGINT cannot run inside native code. Python ignores SIGXFSZ; tasks get its default action.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
@@ -105,7 +105,7 @@ def serve_process() -> NoReturn:
             raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
         if not os.path.isdir(package_dir):
             # It may be a volume that is mounted later.
-            log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
+            always.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
         manager = TdlPackageManager(package_dir)
         channel = Channel(process.pid)
         _restore_environment()
@@ -122,7 +122,7 @@ def serve_process() -> NoReturn:
         log.write(ERROR, message, err=str(error) or type(error).__name__, last_call=process.call_name())
     finally:
         process.ending = True
-        # Not Python's own exit: it would finalize the interpreter, which the exit handlers of packages may still use.
+        # Not sys.exit: our exit handler and the watchdog need the interpreter until the end.
         _libc.exit(status)
     raise AssertionError("exit returned")
 
@@ -166,11 +166,11 @@ _set_views = Struct("PNPNPN").pack_into
 def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> None:
     """Answer requests until Shutdown or the end of stdin. Raises ProtocolError, OSError, ChildProcessError."""
     log, buffer, address = process.log, channel.buffer, channel.address
-    # The arguments of every call are three views, which `_set_views` fills in place.
+    # The arguments of every call are three views. `_set_views` sets all of their fields at once.
     views = bytearray(3 * ctypes.sizeof(_View))
     arguments = tuple((_View * 3).from_buffer(views))
-    # By the bytes of a request up to the end of task_func.
-    calls: dict[bytes, Callable[[], Any]] = {}
+    # The key is the bytes of a request up to the end of task_func.
+    calls: dict[bytes, Callable[..., Any]] = {}
 
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
@@ -199,7 +199,8 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             process.running = True
             result = call()
             process.running = False
-            data = read_outputs(result)
+            # In the same named frame, because an invalid pointer crashes here, and a damaged heap in `_free`.
+            data = call(read_outputs, (result,))
         except ExecutorError as error:
             process.running = False
             data = error.encode()
@@ -208,14 +209,14 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             channel.send(FAILURE, data, _elapsed_us(started))
         else:
             channel.send(SUCCESS, data, _elapsed_us(started))
-            _free(result)
+            call(_free, (result,))
         if log.level >= DEBUG:
             log.write(DEBUG, "Request answered.", task=process.call_name(), response_size=len(data))
 
 
 def _find_call(
     key: bytes, manager: TdlPackageManager, process: _Process, arguments: tuple[Any, ...]
-) -> Callable[[], Any]:
+) -> Callable[..., Any]:
     """Return a function that calls the task with `arguments`. Load its package if needed. Raises ExecutorError."""
     package, task, _ = protocol.decode_names(key, 0, len(key))
     process.call = _named_call(f"{package} (loading)", manager.load, (package,))
@@ -229,8 +230,7 @@ def _find_call(
 
 def _elapsed_us(started: int) -> int:
     """Return the microseconds since `started`, rounded. The clock of a virtual machine can step back: that gives 0."""
-    elapsed = (time.monotonic_ns() - started + 500) // 1000
-    return elapsed if elapsed > 0 else 0
+    return max(0, (time.monotonic_ns() - started + 500) // 1000)
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -251,7 +251,7 @@ _PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
 
 
 class Channel:
-    """The pipes to the parent, and the buffer for requests. The constructor raises OSError, RuntimeError."""
+    """The pipes to the parent, and the buffer for requests. Raises OSError, RuntimeError, MemoryError."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -267,16 +267,18 @@ class Channel:
         os.dup2(2, 1)
         os.close(reading)
         os.close(writing)
-        # Zeros from a page boundary on. The pages take no memory before they are used.
-        self.address: int = (_libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1)) | 4095) + 1
+        # Zeros at a page boundary, where the kernel copies faster. Pages take no memory before they are used.
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1))
+        if not memory:
+            raise MemoryError("there is no memory for the largest frame")
+        self.address: int = (memory | 4095) + 1
         self.buffer: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
         """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""
         view = memoryview(self.buffer).cast("B")[:_FRAME_MAX]
         whole = [view]
-        start = filled = 0
-        is_large = False
+        start, filled, is_enlarged = 0, 0, False
         while True:
             if filled - start >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
@@ -286,8 +288,8 @@ class Channel:
                     if start == filled:
                         start = filled = 0
                     continue
-                if end - start > _PIPE_SIZE and not is_large:
-                    is_large = True
+                if end - start > _PIPE_SIZE and not is_enlarged:
+                    is_enlarged = True
                     _enlarge_pipe(self.input_fd)
             if start:
                 # Move an incomplete frame to the start of the buffer, where every frame fits.
@@ -337,7 +339,7 @@ def _is_inherited(fd: int) -> bool:
 
 
 def _duplicate_high(fd: int) -> int:
-    """Duplicate a descriptor to a number that tasks are unlikely to close. Raises OSError."""
+    """Duplicate a descriptor to a number below the limit, which tasks are unlikely to close. Raises OSError."""
     limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
     return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
 
@@ -391,7 +393,7 @@ class TdlPackageManager:
     def load(self, name: str) -> TdlPackage:
         """Return the package in `<package_dir>/<name>/lib<name>.so`. Load it if needed. Raises ExecutorError.
 
-        Names that lead to one real path are one package. The next request tries again after a failure.
+        Names that lead to one real path are one package. After a failure, the next request tries again.
         """
         if name in self._by_name:
             return self._by_name[name]
@@ -420,7 +422,7 @@ class TdlPackageManager:
 
 
 class TdlPackage:
-    """A loaded package: the `name` that it declares, which must not be `taken`, and its native function `call`."""
+    """A loaded package: the `name` that it declares, which must not be in `taken`, and its native function `call`."""
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
@@ -503,8 +505,8 @@ def _memory(view: Any) -> bytes | memoryview:
     return bytes(memory[: view.length]) if view.length <= _COPY_MAX else memoryview(memory).cast("B")[: view.length]
 
 
-# https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html: magic number, class, byte order; machine; offset of the
-# program headers, then of the section headers; number of the former; size and number of the latter.
+# https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html: magic, class, byte order | machine | offsets of the
+# program headers and of the section headers | number of program headers | size and number of section headers.
 _ELF_HEADER = Struct("<6s12xH12xQQ8xHHH2x")
 _ELF_SEGMENT = Struct("<I4xQ40x")
 _PT_LOAD = 1
@@ -523,7 +525,7 @@ def _check_elf(path: bytes) -> None:
             magic, found, segments_at, sections_at, segments, section_size, sections = _ELF_HEADER.unpack(header)
             if magic[4:] != b"\2\1" or found != _ELF_MACHINES[machine]:
                 raise _invalid_library(f"built for another machine; this one is {machine}", path)
-            # The section headers are the end of a library.
+            # Section headers come last in a library.
             size, end = os.path.getsize(path), sections_at + section_size * sections
             if end > size:
                 raise _invalid_library(f"file cut short: expected {end} bytes, found {size}", path)
@@ -532,8 +534,8 @@ def _check_elf(path: bytes) -> None:
             loaded = [offset for kind, offset in _ELF_SEGMENT.iter_unpack(table) if kind == _PT_LOAD]
     except (OSError, ValueError, OverflowError, StructError):
         return  # The loader says why.
-    # The first segment has the start of the file. If it is missing, the loader crashes.
-    if loaded and loaded[0] != 0:
+    # Linkers put the first page of the file into the first segment. Without it, the loader can crash.
+    if loaded and loaded[0] >= 4096:
         raise _invalid_library("the program headers are damaged", path)
 
 
@@ -549,7 +551,7 @@ def _with_path(problem: str, path: bytes) -> str:
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
-    # The cause is at the end of a message of the loader.
+    # A message of the loader ends with the cause.
     problem = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()[-250:].decode("utf-8", "ignore")
     return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
 
@@ -567,15 +569,15 @@ def guard(process: _Process, output_fd: int) -> None:
     _libc.__cxa_atexit(process.exit_handler, None, None)
     # The watchdog inherits the mask: it must not get signals that are meant for the threads of tasks.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-    is_waiting = _thread.allocate_lock()
-    is_waiting.acquire()
-    _thread.start_new_thread(_watch, (process, output_fd, is_waiting))
-    # If a task forks while the watchdog holds Python's lock, the lock is never released in the child.
-    is_waiting.acquire()
+    polling = _thread.allocate_lock()
+    polling.acquire()
+    _thread.start_new_thread(_watch, (process, output_fd, polling))
+    # Wait until it polls: if a task forks while the watchdog holds Python's lock, the child can never get the lock.
+    polling.acquire()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """Return a call of `function` in a frame with this name, which crash reports show."""
     name = name[:400]
     code = (lambda function, arguments: function(*arguments)).__code__
@@ -592,29 +594,28 @@ def _at_exit(process: _Process) -> None:
         os._exit(EXIT_FAILURE)
 
 
-def _watch(process: _Process, output_fd: int, is_waiting: _thread.LockType) -> None:
-    """End the process if nobody reads its stdout while a task or an exit handler runs. The loop notices other times."""
+def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None:
+    """End the process if nobody reads its stdout while a task or an exit handler runs."""
     log_fd = process.log.fd
     broken, writable = select.poll(), select.poll()
     # Events 0: poll reports only errors and hang-ups.
     broken.register(output_fd, 0)
     broken.register(log_fd, 0)
     writable.register(log_fd, select.POLLOUT)
-    is_waiting.release()
+    polling.release()
     while True:
         try:
             for fd, _ in broken.poll():
                 if fd == log_fd:
-                    broken.unregister(log_fd)
                     _discard_prints(log_fd)
+                    broken.unregister(log_fd)
+                elif process.ending:
+                    time.sleep(2.0)  # Exit handlers may still need it.
+                    os._exit(EXIT_FAILURE)
                 elif process.running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):
                         process.log.write(ERROR, "The parent is gone while a task runs.", task=process.call_name())
-                    os._exit(EXIT_FAILURE)
-                elif process.ending:
-                    # Give exit handlers two seconds.
-                    time.sleep(2.0)
                     os._exit(EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
@@ -651,6 +652,7 @@ def parse_log_filter(text: str) -> tuple[int, list[str]]:
         target, equals, name = (part.strip() for part in directive.partition("="))
         if not equals:
             target, name = ("", target) if target.lower() in levels else (target, "trace")
+        # "=debug" lacks a target; "debug" needs none.
         is_target = target.translate({ord(mark): "x" for mark in "_-:"}).isalnum() if target else not equals
         if name.lower() not in levels or not is_target:
             unreadable.append(directive)
@@ -709,7 +711,7 @@ def escape(text: str) -> str:
 _END_TIMEOUT = 5.0
 
 # python3 -ISc START PATH [ARGUMENT ...] starts this program faster than -m. PATH is the directory or the archive with
-# both modules. Without an ARGUMENT, SIGINT gets its default action before the imports.
+# both modules. Without an ARGUMENT, SIGINT (2) gets its default action (0) before the imports, unless ignored (1).
 START = (
     "import sys,_signal as s;len(sys.argv)>2 or s.getsignal(2)==1 or s.signal(2,0);del sys.argv[0];"
     "sys.path.insert(0,sys.argv[0]);import spider_executor as e;sys.exit(e.main())"
@@ -824,7 +826,7 @@ class ExecutorHandle:
         received, filled, end = bytearray(4096), 0, protocol.FRAME_HEADER_SIZE
         unsent = self._send(memoryview(frame))
         if unsent:
-            self._selector.register(self._input, 2)
+            self._selector.register(self._input, 2)  # EVENT_WRITE
         while unsent or filled < end:
             remaining = max(0.0, deadline - time.monotonic())
             # A day at a time: epoll cannot wait longer than 24 days.
@@ -843,7 +845,7 @@ class ExecutorHandle:
                     filled += count
             if filled >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
-                received += bytes(max(0, end + 1 - len(received)))
+                received += bytes(max(0, end + 1 - len(received)))  # One more byte, to notice bytes after it.
                 if filled > end:
                     raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
         return protocol.decode_response(memoryview(received), protocol.FRAME_HEADER_SIZE, end)[0]
@@ -949,30 +951,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         serve_process()
-    import signal
-
     # If a standard stream is closed, no file may take its number.
     while os.open("/", os.O_RDONLY) <= 2:
         pass
     # With SIGCHLD ignored, the exit status of an executor is lost.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
-            # Unwind, so that no executor is left.
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGTERM, _signal.SIGHUP):  # Unwind, so that no executor is left.
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not os.path.isdir(options.package_dir):
             _fail(f"--package-dir, {PACKAGE_DIR_VARIABLE}: there is no directory {options.package_dir!r}")
+        for name in ("timeout", "repeat"):
+            value = getattr(options, name, None)
+            if value is not None and not value > 0:
+                _fail(f"--{name}: expected a positive number, found {value}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        exists = isinstance(error, FileNotFoundError) and os.path.exists(error.filename or "")
-        problem = "the interpreter in its first line does not exist" if exists else error.strerror
-        _fail(f"{error.filename or 'stdout'}: {problem}", EXIT_USAGE if error.filename else EXIT_FAILURE)
+        name = "stdin" if error.filename == 0 else error.filename
+        if isinstance(error, FileNotFoundError) and os.path.exists(name or ""):
+            _fail(f"{name}: the interpreter in its first line does not exist")
+        _fail(f"{name}: {error.strerror}" if name else str(error.strerror), EXIT_USAGE if name else EXIT_FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -983,7 +987,7 @@ def _parser() -> argparse.ArgumentParser:
             _fail(f"{message}; see --help")
 
         def _print_message(self, message: str, file: object = None) -> None:
-            _print(message.encode())
+            _print(message.encode())  # argparse would ignore a broken stdout.
 
     style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = Parser("spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style)
@@ -1029,8 +1033,6 @@ def _print(data: bytes, fd: int = 1) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.in_process and (options.executor or options.timeout):
         _fail("run: --in-process excludes --executor and --timeout")
-    if options.repeat < 1:
-        _fail(f"run: --repeat: expected a positive number, found {options.repeat}")
     request = _request(options)
     output_fd = os.dup(1)
     try:
@@ -1063,7 +1065,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> protocol.Execute:
-    # json recurses. This is enough for the deepest msgpack.
+    # json needs a few levels of recursion for each level of a value.
     sys.setrecursionlimit(5 * protocol.MSGPACK_DEPTH_MAX)
     values = [_read_value(text) for text in options.values]
     context = protocol.TaskContext()

@@ -489,9 +489,9 @@ SPIDER__INLINE const uint8_t *spider__decode(const uint8_t *at, const uint8_t *e
             return at;
         }
         size = width == 0 ? UINT64_C(1) << (marker - 0xd4) : head->bits;
-        size += head->type == SPIDER_TYPE_EXTENSION; /* a byte that says what the extension is */
     }
     head->size = (uint32_t)size;
+    size += head->type == SPIDER_TYPE_EXTENSION; /* the byte that says what the extension is */
     head->body = at;
     if ((size_t)(end - at) < (head->type == SPIDER_TYPE_MAP ? 2 * size : size)) {
         return NULL;
@@ -1481,8 +1481,10 @@ static bool spider__equal(const char *text, const void *data, size_t size)
 static void spider__read_task_id(spider_task *task, spider_reader *in)
 {
     bool is_map = spider_peek(in) == SPIDER_TYPE_MAP;
-    if (is_map) {
-        spider_read_map(in);
+    size_t entries = is_map ? spider_read_map(in) : 1;
+    if (entries != 1) {
+        spider_reject(in, "Index with a number, Commit or Cleanup", "a map of length %zu", entries);
+        return;
     }
     spider_string name = spider_read_string(in);
     if (is_map && spider__equal("Index", name.data, name.size)) {
@@ -1572,12 +1574,12 @@ SPIDER__COLD spider_result spider__finish(spider__call *call)
 
 /* ---- The package interface -------------------------------------------------------------------------------------- */
 
-static spider_task_function spider__find_task(const void *name, size_t size)
+static const spider_task_entry *spider__find_task(const void *name, size_t size)
 {
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
         const spider_task_entry *task = &spider__this_package.tasks[i];
         if (spider__equal(task->name, name, size)) {
-            return task->function;
+            return task;
         }
     }
     return NULL;
@@ -1588,7 +1590,7 @@ SPIDER__COLD void spider__check_tasks(spider_task *task)
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
         const spider_task_entry *entry = &spider__this_package.tasks[i];
         if (entry->name == NULL || entry->function == NULL
-            || spider__find_task(entry->name, strlen(entry->name)) != entry->function) {
+            || spider__find_task(entry->name, strlen(entry->name)) != entry) {
             spider_fail(task, SPIDER_ERROR_EXECUTION,
                         "the package's task number %zu has no name, no function, or the name of another task", i + 1);
             return;
@@ -1620,15 +1622,15 @@ SPIDER__EXPORT spider_result __spider_tdl_package_execute(spider_view task_name,
                                                           spider_view inputs)
 {
     spider__call call;
-    spider_task_function function = spider__find_task(task_name.pointer, task_name.length);
+    const spider_task_entry *task = spider__find_task(task_name.pointer, task_name.length);
     spider__start(&call);
-    if (function == NULL) {
+    if (task == NULL) {
         spider__fail_with(&call, SPIDER_ERROR_TASK_NOT_FOUND, task_name.pointer, task_name.length);
     } else {
         spider__read_context(&call, (const uint8_t *)context.pointer, context.length);
         spider__open_payload(&call.in, "inputs", (const uint8_t *)inputs.pointer, inputs.length);
         if (!call.failed) {
-            spider__run(&call, function);
+            spider__run(&call, task->function);
             spider_ready(&call.task);
             spider__end_outputs(&call.out);
         }

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import select
 import socket
 import struct
@@ -133,17 +134,17 @@ def pipe_sizes(child):
 
 @pytest.mark.ours
 @pytest.mark.parametrize(
-    ("name", "task", "inputs_size", "grown"),
+    ("task", "inputs_size", "grown"),
     [
-        ("idle", "no_such_task", 0, (False, False)),
-        ("a request of nearly 64 KiB", "no_such_task", (64 << 10) - 200, (False, False)),
-        ("a large request", "no_such_task", 100_000, (True, False)),
-        ("a response of nearly 64 KiB", "zeros:65000", 0, (False, False)),
-        ("a large response", "zeros:100000", 0, (False, True)),
-        ("both large", "echo", 3_000_000, (True, True)),
+        ("no_such_task", 0, (False, False)),
+        ("no_such_task", (64 << 10) - 200, (False, False)),
+        ("no_such_task", 100_000, (True, False)),
+        ("zeros:65000", 0, (False, False)),
+        ("zeros:100000", 0, (False, True)),
+        ("echo", 3_000_000, (True, True)),
     ],
 )
-def test_a_pipe_grows_only_for_a_frame_that_does_not_fit(spawn, name, task, inputs_size, grown):
+def test_a_pipe_grows_only_for_a_frame_that_does_not_fit(spawn, task, inputs_size, grown):
     """All pipes of a user share a budget. Idle executors must leave it to others."""
     child = spawn()
     assert child.serves()
@@ -171,27 +172,16 @@ def test_pipes_that_do_not_block(spawn):
         assert child.finish() == (b"", 0)
 
 
-def receive(read, size):
-    data = b""
-    while len(data) < size:
-        chunk = read(min(size - len(data), 1 << 16))
-        assert chunk
-        data += chunk
-    return data
-
-
 def test_a_socket(spawn):
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
             child = spawn(stdin=theirs, stdout=theirs)
-        ours.settimeout(executor.DEADLINE)
+        child.process.stdin = child.process.stdout = ours
         for text in ("a", "b" * 3_000_000):
-            ours.sendall(request("buffers", "echo", text))
-            body = receive(ours.recv, int.from_bytes(receive(ours.recv, 4), "big"))
-            assert executor.outcome(protocol.decode_response(body)[0]) == [text]
+            assert child.call("buffers", "echo", text) == [text]
         ours.shutdown(socket.SHUT_WR)
-        assert child.wait() == 0
+        assert child.read_to_end() == (b"", 0)
     assert child.stderr() == ""
 
 
@@ -212,43 +202,33 @@ def test_a_terminal(spawn):
     """One WARN line, at any log level, tells a person what the executor waits for."""
     ours, theirs = os.openpty()
     tty.setraw(theirs)
-    child = spawn(stdin=theirs, stdout=theirs, env={"RUST_LOG": "off"})
+    child = spawn(stdin=theirs, env={"RUST_LOG": "off"})
     os.close(theirs)
-    with open(ours, "r+b", 0, closefd=True) as terminal:
-        terminal.write(request("buffers", "echo", "x" * 1000))
-        executor.wait_for(lambda: select.select([terminal], [], [], 0)[0], "a reply")
-        body = receive(terminal.read, int.from_bytes(receive(terminal.read, 4), "big"))
-        assert executor.outcome(protocol.decode_response(body)[0]) == ["x" * 1000]
+    with open(ours, "wb", 0) as child.process.stdin:
+        assert child.serves()
         (line,) = child.log_lines()
         assert line["level"] == "WARN"
         assert "--help" in line["fields"]["message"]
-        terminal.write(b"help\r\n")
-        assert child.wait() == 1
+        child.send(b"help\r\n")
+        assert child.read_to_end() == (b"", 1)
 
 
-@pytest.mark.parametrize(
-    ("redirection", "status"),
-    [
-        ("0</dev/null", 0),
-        ("0</dev/full", 1),
-        ("0</dev/zero", 1),
-        ("0</", 1),
-        pytest.param("0>/dev/null", 1, marks=pytest.mark.ours),
-    ],
-)
-def test_other_files_as_stdin(spawn, redirection, status):
-    child = spawn(shell=f'exec "$@" {redirection}')
-    assert child.read_to_end() == (b"", status)
-    assert bool(child.stderr()) == (status != 0)
+UNUSUAL = {
+    "0</dev/null": None,
+    "0</dev/full": "expected a request tag",
+    "0</dev/zero": "expected a request tag",
+    "0>/dev/null": os.strerror(errno.EBADF),
+    "1>/dev/full": os.strerror(errno.ENOSPC),
+    "1</dev/null": os.strerror(errno.EBADF),
+}
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("redirection", "number"), [("1>/dev/full", errno.ENOSPC), ("1</dev/null", errno.EBADF)])
-def test_a_stdout_that_cannot_be_written(spawn, redirection, number):
+@pytest.mark.parametrize("redirection", UNUSUAL)
+def test_unusual_files_as_stdin_or_stdout(spawn, redirection):
     child = spawn(shell=f'exec "$@" {redirection}')
-    child.send(ECHO)
-    assert child.wait() == 1
-    assert os.strerror(number) in child.only_error()["err"]
+    assert child.finish(ECHO) == (b"", 0 if UNUSUAL[redirection] is None else 1)
+    assert UNUSUAL[redirection] is None or UNUSUAL[redirection] in child.only_error()["err"]
 
 
 # -------------------------------------------------------------------------------------------------------- no descriptor
@@ -260,7 +240,7 @@ def test_a_stdout_that_cannot_be_written(spawn, redirection, number):
 def test_a_stream_that_is_closed_at_start_is_named(spawn, build_package, closing, name, early_file):
     """Even if a library (libffi 3.5 and later) has opened a file of its own under that number."""
     env = preload.files(build_package, "early-file") if early_file else {}
-    child = spawn(shell=f'exec env {" ".join(f"{key}={value}" for key, value in env.items())} "$@" {closing}')
+    child = spawn(shell=f'exec "$@" {closing}', env=env)
     assert cannot_start(child) == f"{name} is closed; expected a pipe from the execution manager"
 
 
@@ -324,7 +304,7 @@ def test_tasks_and_the_programs_that_they_start_have_no_pipe_to_the_parent(spawn
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("limit", [100, 1024, 20000])
+@pytest.mark.parametrize("limit", [100, 1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]])
 def test_the_private_descriptors_have_numbers_just_below_the_limit(spawn, limit):
     child = spawn(shell=f'ulimit -n {limit} && exec "$@"')
     assert child.serves()
@@ -351,10 +331,10 @@ def test_no_descriptor_stays_open(spawn):
 
 @pytest.mark.ours
 @pytest.mark.parametrize(
-    "task", ["close_standard", "close_stdio", "dup_over_standard", "non_blocking", "close_below:900"]
+    "task", ["close_standard", "close_stdio", "dup_over_standard", "non_blocking", "close_below:48"]
 )
 def test_what_a_task_does_to_its_descriptors_does_not_harm_the_channel(spawn, task):
-    child = spawn(shell='ulimit -n 1024; exec "$@"', env={"RUST_LOG": "info"})
+    child = spawn(shell='ulimit -n 64; exec "$@"', env={"RUST_LOG": "info"})
     assert child.call("descriptors", task) == [1]
     assert child.serves()
     large = "x" * 5_000_000

@@ -10,18 +10,11 @@ import pytest
 import vectors
 from helpers.codec import END, refuses
 
-from protocol import (
-    EXECUTOR_ERROR_KINDS,
-    TDL_ERROR_KINDS,
-    ExecutorError,
-    TdlError,
-    TruncatedError,
-    decode_executor_error,
-    decode_tdl_error,
-)
+import protocol
+from protocol import ExecutorError, TdlError, TruncatedError, decode_executor_error, decode_tdl_error
 
-ONE_TDL_KIND = "one of " + ", ".join(TDL_ERROR_KINDS)
-ONE_EXECUTOR_KIND = "one of " + ", ".join(EXECUTOR_ERROR_KINDS)
+ONE_TDL_KIND = "one of " + ", ".join(protocol.TDL_ERROR_KINDS)
+ONE_EXECUTOR_KIND = "one of " + ", ".join(protocol.EXECUTOR_ERROR_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +53,8 @@ def test_errors_are_equal_if_class_kind_and_content_are():
     for position, error in enumerate(different):
         assert [error == other for other in different] == [index == position for index in range(len(different))]
     assert len(set(different)) == len(different)
+    assert different[:1] == [TdlError(kind="Custom", text="x")]
+    assert different[3:4] == [ExecutorError(kind="InvalidUtf8", content="x")]
 
 
 def test_an_unknown_kind_is_refused():
@@ -104,8 +99,8 @@ ONE_ENTRY, KIND, TEXT = "a map of one entry", "the kind of an error", "the text 
         ("", f"a msgpack value, {END} 0 bytes", 0),
         ("c1", "nil, bool, a number, str, bin, array or map, found marker c1", 0),
         ("c0", f"{ONE_ENTRY}, found nil", 0),
+        ("c3", f"{ONE_ENTRY}, found bool True", 0),
         ("07", f"{ONE_ENTRY}, found uint 7", 0),
-        ("fb", f"{ONE_ENTRY}, found int -5", 0),
         ("ca3fc00000", f"{ONE_ENTRY}, found float 1.5", 0),
         ("a6 437573746f6d", f"{ONE_ENTRY}, found str of 6 bytes", 0),
         ("c403 8105a0", f"{ONE_ENTRY}, found bin of 3 bytes", 0),
@@ -116,7 +111,6 @@ ONE_ENTRY, KIND, TEXT = "a map of one entry", "the kind of an error", "the text 
         ("81 06 a178", f"{KIND}, found uint 6", 1),
         ("81 cf0000000100000000 a178", f"{KIND}, found uint 4294967296", 1),
         ("81 d30000000000000005 a178", f"{KIND}, found int 5", 1),
-        ("81 ca40a00000 a178", f"{KIND}, found float 5.0", 1),
         ("81 d40005 a178", "nil, bool, a number, str, bin, array or map, found marker d4", 1),
         ("81 a6 637573746f6d a178", f"{ONE_TDL_KIND}, found 'custom'", 1),
         ("81 a6 437573746fff a178", f"{KIND} in UTF-8, found byte ff", 7),
@@ -141,7 +135,6 @@ SIX = "an array of six u32 version numbers, found another value"
     ("data", "text", "offset"),
     [
         ("c0", f"{ONE_ENTRY}, found nil", 0),
-        ("82 a9 5461736b4572726f72 8105a0 00 00", f"{ONE_ENTRY}, found map of 2 entries", 0),
         ("81 04 8105a0", f"{KIND}, found uint 4", 1),
         ("81 a6 437573746f6d a178", f"{ONE_EXECUTOR_KIND}, found 'Custom'", 1),
         ("81 d930" + "78" * 48 + "a178", f"{ONE_EXECUTOR_KIND}, found '{'x' * 40}'", 1),

@@ -186,11 +186,13 @@ def test_a_child_that_returns_from_a_task_never_answers(group, task):
 )
 def test_a_child_that_returns_from_loading_never_answers(spawn, build_package, tmp_path, flags, kind):
     build.stage(tmp_path, "odd", odd.build(build_package, *flags))
-    child = spawn(tmp_path, start_new_session=True)
+    trace = odd.Trace(tmp_path)
+    child = spawn(tmp_path, env=trace.env, start_new_session=True)
     found = child.call("odd", "child")
     assert found == [1] if kind is None else found.kind == kind
     assert child.finish() == (b"", 0)
     check_ended_child(child)
+    assert trace.take().count("execute") == (kind is None)  # the child has not run the task
 
 
 @pytest.mark.parametrize(
@@ -351,7 +353,6 @@ def test_a_signal_that_interrupts_a_write_costs_no_byte(spawn, size, count):
 
 
 # ----------------------------------------------------------------------------------------------------- what tasks leave
-
 
 # Spider's executor loses a relative package directory, and unloads the handler of a timer's signals before it exits.
 LEFT = "threads:8 change_environment clear_environment change_umask change_locale block_all restore_defaults"

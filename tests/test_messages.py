@@ -19,11 +19,9 @@ REST = ZERO + ZERO
 @pytest.mark.parametrize(
     ("data", "text", "offset"),
     [
-        ("", f"a request tag (4 bytes), {END} 0 bytes", 0),
         ("000000", f"a request tag (4 bytes), {END} 3 bytes", 0),
         ("02000000", "request tag 0 (Execute) or 1 (Shutdown), found tag 2", 0),
         ("00000001", "request tag 0 (Execute) or 1 (Shutdown), found tag 16777216", 0),  # Shutdown, big-endian
-        ("00000000", f"the length of package (8 bytes), {END} 0 bytes", 4),
         ("00000000 01000000000000", f"the length of package (8 bytes), {END} 7 bytes", 4),
         ("00000000 0200000000000000 70", f"package of 2 bytes, {END} 1 bytes", 12),
         ("00000000 ffffffffffffffff" + REST, f"package of 18446744073709551615 bytes, {END} 16 bytes", 12),
@@ -46,7 +44,6 @@ def test_a_body_that_is_not_a_request(data, text, offset):
 @pytest.mark.parametrize(
     ("data", "text", "offset"),
     [
-        ("", f"a response tag (4 bytes), {END} 0 bytes", 0),
         ("01000000" + REST, "response tag 0 (Result), found tag 1", 0),
         ("00000000", f"an outcome tag (4 bytes), {END} 0 bytes", 4),
         ("00000000 02000000" + REST, "outcome tag 0 (Success) or 1 (Failure), found tag 2", 4),
@@ -96,5 +93,6 @@ def test_records_compare_and_show_their_fields():
     different = [Shutdown(), Success(b"x"), Failure(b"x"), Success(b"y"), Failure(b"y"), (b"x",)]
     different += [Result(Success(data), elapsed) for data, elapsed in ((b"x", 1), (b"y", 1), (b"x", 2))]
     different += [Execute(*fields) for fields in (("a", "b", b"", b""), ("b", "b", b"", b""), ("a", "a", b"", b""))]
+    different += [protocol.TaskContext(), protocol.TaskContext(graph_outputs=b"")]
     for position, record in enumerate(different):
         assert [record == other for other in different] == [index == position for index in range(len(different))]

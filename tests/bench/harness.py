@@ -13,9 +13,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, NoReturn, Sequence
+from typing import Any, Callable, NamedTuple, NoReturn, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
@@ -38,25 +37,19 @@ class BenchError(Exception):
     """A build failed, or an executor did."""
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a path to write to, and rename it to `target` then: another run may be using that."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = target.with_name(f"{target.name}.{os.getpid()}")
-    yield made
-    made.replace(target)
-
-
 def compile_c(source: Path, target: Path, *flags: str) -> None:
     """Compile, unless `target` is newer than the source."""
     if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
         return
     compiler = os.environ.get("CC", "cc")
-    with replacing(target) as made:
-        command = [compiler, "-std=gnu99", "-O2", *flags, f"-I{ROOT / 'native'}", "-o", str(made), str(source), "-ldl"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
-        if done.returncode != 0:
-            raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Another run may be using the target.
+    made = target.with_name(f"{target.name}.{os.getpid()}")
+    command = [compiler, "-std=gnu99", "-O2", *flags, f"-I{ROOT / 'native'}", "-o", str(made), str(source), "-ldl"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    if done.returncode != 0:
+        raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
+    made.replace(target)
 
 
 def library_path(package: str) -> Path:
@@ -164,9 +157,6 @@ class Peer:
         found = re.search(rf"^{field}:\s*(\d+) kB", text, re.MULTILINE)
         assert found is not None, text
         return int(found.group(1))
-
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -100,6 +100,10 @@ TOOLS = {
     "C++ compiler": (lambda: CXX is not None, "packages in C++"),
     "clang": (lambda: shutil.which("clang") is not None, "the SDK's header under a second compiler"),
     "sanitizers": (lambda: _compiles(CC, "int main(void) { return 0; }", SANITIZERS), "the SDK under sanitizers"),
+    "ThreadSanitizer": (
+        lambda: _compiles(CC, "int main(void) { return 0; }", "-fsanitize=thread"),
+        "threads in the SDK",
+    ),
     "zstd.h": (lambda: _compiles(CC, "#include <zstd.h>\n", "-c"), "commit tasks with compressed outputs"),
     "gdb": (lambda: shutil.which("gdb") is not None, "the guide's example with gdb"),
     "valgrind": (lambda: shutil.which("valgrind") is not None, "the guide's example with valgrind"),

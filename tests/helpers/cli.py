@@ -4,7 +4,8 @@ call(*arguments, stdin=b"", shell=LINE, **env)      runs a command to its end; L
 call_on_terminal(*arguments, until="", **env)       the same with a terminal; presses Ctrl-C when it shows `until`
 interrupt(ready, *arguments, signals, **env)        sends a signal to the command when ready(pid) holds
 Done                                                status, stdout (bytes), stderr (text), complaint (its one line)
-WITHOUT_RIGHTS, UNREAD_STDOUT                       such LINEs: permissions hold for root; nobody reads stdout
+WITHOUT_RIGHTS, WITHOUT_SIGCHLD, UNREAD_STDOUT      such LINEs: permissions hold for root; SIGCHLD is ignored;
+                                                    nobody reads stdout
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from helpers.build import ROOT
 # As the first line of the executable file starts it.
 COMMAND = [sys.executable, "-IS", str(ROOT / "spider_executor.py")]
 
+
+def started_by(code: str) -> str:
+    """A line of sh for `call`: a Python program changes the process before the command starts in it."""
+    return f"""exec '{sys.executable}' -c 'import os, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])' "$@\""""
+
+
 # Takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from the capabilities that a program can have.
-_DROP = "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]"
-WITHOUT_RIGHTS = f"""exec '{sys.executable}' -c '{_DROP}; os.execv(sys.argv[1], sys.argv[1:])' "$@\""""
+WITHOUT_RIGHTS = started_by("import ctypes; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]")
+WITHOUT_SIGCHLD = started_by("import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
 # Writes until the reader has gone, then runs the command and writes its exit code.
 UNREAD_STDOUT = """(exec 3>&1; { trap '' PIPE; while echo; do :; done 2>&-; "$@"; echo $? >&3; } | true)"""
 

@@ -12,11 +12,17 @@ platform=musl
 
 install gcc libc6-dev make musl-tools linux-libc-dev dpkg-dev
 
-# musl-gcc hides the directory of glibc's headers, and with it those of the kernel.
+# musl-gcc hides the directory of glibc's headers, and with it those of the kernel. It links the sanitizers' libraries,
+# which are glibc's.
 mkdir -p "$out/bin" "$out/kernel"
 ln -sfn /usr/include/linux /usr/include/asm-generic "/usr/include/$(gcc -print-multiarch)/asm" "$out/kernel"
-printf '#!/bin/sh\nexec musl-gcc -idirafter "%s" "$@"\n' "$out/kernel" >"$out/bin/cc"
+cat >"$out/bin/cc" <<SCRIPT
+#!/bin/sh
+case "\$*" in *-fsanitize=*) echo "there are no sanitizers for musl" >&2; exit 1 ;; esac
+exec musl-gcc -idirafter "$out/kernel" "\$@"
+SCRIPT
 chmod +x "$out/bin/cc"
+ln -sfn cc "$out/bin/gcc"
 PATH=$out/bin:$PATH
 
 # build SOURCE TARGET [arguments of configure]

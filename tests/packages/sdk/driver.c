@@ -4,15 +4,17 @@
  *     driver replay   LIBRARY CASES               every case gives the outcome that is noted with it
  *     driver truncate LIBRARY CASES               every case, with its inputs and its context cut at every byte
  *     driver starve   LIBRARY CASES               every case, with every single allocation, and all from it on, refused
+ *     driver threads  LIBRARY CASES               every case in each of four threads at once
  *     driver fuzz     LIBRARY CASES SEED COUNT    COUNT calls with inputs and contexts made from those of the cases
  *
  * A case in the file CASES: a byte 0 (success) or 1 (failure), then the task's name, the context, the inputs and the
- * outcome's bytes, each behind a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call,
+ * outcome's bytes, each after a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call,
  * its result must be a complete payload of complete msgpack values, or the msgpack of a TdlError with a text in UTF-8.
  */
 #include "spider_tdl.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,9 +83,10 @@ void *starved_realloc(void *pointer, size_t size)
 static void dump(const char *what, bytes data)
 {
     size_t i;
-    fprintf(stderr, "  %s:", what);
+    fprintf(stderr, "  %s: ", what);
     for (i = 0; i < data.size && i < 400; i++) {
-        fprintf(stderr, " %02x", data.data[i]);
+        bool plain = data.data[i] >= ' ' && data.data[i] <= '~' && data.data[i] != '\\';
+        fprintf(stderr, plain ? "%c" : "\\x%02x", data.data[i]);
     }
     fprintf(stderr, "%s\n", i < data.size ? " ..." : "");
 }
@@ -296,7 +299,25 @@ static void replay(void)
         }
         free(got.data.data);
     }
-    printf("%zu cases\n", case_count);
+}
+
+static void *replay_in_thread(void *unused)
+{
+    replay();
+    return unused;
+}
+
+static void replay_in_threads(void)
+{
+    pthread_t threads[4];
+    for (size_t i = 0; i < 4; i++) {
+        if (pthread_create(&threads[i], NULL, replay_in_thread, NULL) != 0) {
+            exit(2);
+        }
+    }
+    for (size_t i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+    }
 }
 
 /* Where the payload ends: what is behind it does not matter. */
@@ -600,7 +621,7 @@ int main(int argc, char **argv)
     size_t at;
     if (argc != 4 && argc != 6) {
         fprintf(stderr,
-                "usage: driver replay|truncate|starve LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
+                "usage: driver replay|truncate|starve|threads LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
         return 2;
     }
     library = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);
@@ -633,6 +654,10 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "replay") == 0) {
         replay();
+        printf("%zu cases\n", case_count);
+    } else if (strcmp(argv[1], "threads") == 0) {
+        replay_in_threads();
+        printf("%zu cases\n", case_count);
     } else if (strcmp(argv[1], "truncate") == 0) {
         truncate_all();
     } else if (strcmp(argv[1], "starve") == 0) {

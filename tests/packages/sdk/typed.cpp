@@ -134,16 +134,37 @@ SPIDER_STRUCT(wide_record, f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12
               f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31, f32, f33, f34, f35, f36, f37, f38, f39, f40, f41, f42,
               f43, f44, f45, f46, f47, f48, f49, f50, f51, f52, f53, f54, f55, f56, f57, f58, f59, f60, f61, f62, f63);
 
-// Its fields have names that are used around it, and are written in another order.
+// Fields may have any name: those that this file, the SDK and its macros use, too. They are written in another order.
 [[maybe_unused]] int local;
 struct shadows {
-    int depth, local;
+    int depth, local, value, out, in, level, package, call, head, block, vector, task, spider, name, type, T, size, index,
+        count, text, form, open, error, point, read, write, string, element, function, Parameters, result, detail;
 };
-SPIDER_STRUCT(shadows, local, depth);
+SPIDER_STRUCT(shadows, local, depth, value, out, in, level, package, call, head, block, vector, task, spider, name, type,
+              T, size, index, count, text, form, open, error, point, read, write, string, element, function, Parameters,
+              result, detail);
+
+// Of two equal keys, the last counts.
+using unordered = std::unordered_map<std::string, int>;
+
+// An element of a list may be much larger than the byte that announces it.
+struct large {
+    std::array<std::array<char32_t, 16384>, 16> room; // a megabyte
+};
+void spider_read(spider_reader *in, large &value)
+{
+    value.room[0][0] = spider_read_uint8(in);
+}
+
+std::uint64_t large_list(const std::vector<large> &values)
+{
+    return values.size();
+}
 
 void nothing()
 {
 }
+
 std::tuple<> empty(std::tuple<>)
 {
     return {};
@@ -177,7 +198,7 @@ void throw_after_bad_argument(spider_task *task)
 
 void exhaust()
 {
-    std::vector<char>(std::size_t(-1) / 4).at(0) = 'x';
+    std::vector<char>(std::size_t(-1) / 2 + 1).at(0) = 'x'; // more than max_size()
 }
 
 void initialize(spider_task *)
@@ -217,6 +238,8 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"odds", spider::typed<odds>},
     {"wide", spider::typed<echo<wide_record>>},
     {"shadows", spider::typed<echo<shadows>>},
+    {"unordered", spider::typed<echo<unordered>>},
+    {"large_list", spider::typed<large_list>},
     {"nothing", spider::typed<nothing>},
     {"empty", spider::typed<empty>},
     {"throw_exception", spider::typed<throw_exception>},

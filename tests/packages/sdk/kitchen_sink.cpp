@@ -1,1 +1,0 @@
-#include "../../native/kitchen_sink.c" // the same package, compiled as C++
