@@ -95,7 +95,7 @@ def _truncated(expected: str, found: int, offset: int) -> TruncatedError:
 
 
 def _number(layout: Struct, buffer: Buffer, offset: int, end: int, name: str) -> tuple[int, int]:
-    """Read one integer. `name` is its name in the error."""
+    """Read one number. `name` is its name in the error."""
     if end - offset < layout.size:
         raise _truncated(f"{name} ({layout.size} bytes)", end - offset, offset)
     return layout.unpack_from(buffer, offset)[0], offset + layout.size
@@ -138,7 +138,7 @@ class _Record:
         return tuple(getattr(self, name) for name in self.__slots__)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Record) and type(other) is type(self) and other._fields() == self._fields()
+        return isinstance(other, type(self)) and other._fields() == self._fields()
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
@@ -257,7 +257,7 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int
         (inputs_size,) = _LE_U64.unpack_from(buffer, inputs_at - 8)
     except (StructError, OverflowError):
         return None  # A length leads out of the buffer.
-    # No size is negative, so if the last field ends in time, all of them do.
+    # No size is negative. If the last field is within `end`, all of them are.
     if inputs_at + inputs_size <= end and tag == _EXECUTE:
         return task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
     return None
@@ -410,7 +410,7 @@ def pack(value: Any) -> bytes:
     Raises ProtocolError for anything else, and for containers nested deeper than MSGPACK_DEPTH_MAX.
     """
     out = bytearray()
-    # One iterator over the items that remain for each open container.
+    # For each open container, an iterator over the items that remain.
     open_containers: list[Iterator[Any]] = [iter((value,))]
     while open_containers:
         for item in open_containers[-1]:
@@ -591,7 +591,7 @@ class _Error(Exception):
     """An error that is compared by its arguments."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Error) and type(other) is type(self) and other.args == self.args
+        return isinstance(other, type(self)) and other.args == self.args
 
     def __hash__(self) -> int:
         return hash((type(self), self.args))

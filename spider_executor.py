@@ -105,7 +105,7 @@ def serve_process() -> NoReturn:
             raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
         if not os.path.isdir(package_dir):
             # It may be a volume that is mounted later.
-            always.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
+            log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
         manager = TdlPackageManager(package_dir)
         channel = Channel(process.pid)
         _restore_environment()

@@ -25,7 +25,8 @@ NATIVE = ROOT / "native"
 PACKAGES = ROOT / "tests" / "packages"
 
 CC = os.environ.get("CC", "cc")
-CXX = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+# CXX= says that there is none.
+CXX = os.environ.get("CXX", next(filter(shutil.which, ("c++", "g++", "clang++")), None)) or None
 
 
 class PackageBuilder:

@@ -3,7 +3,8 @@
 Case, payload, commit           a call of a task, and the outcome that it must have
 Raw, float32                    values that are msgpack already
 Driver                          compiles the driver and packages, under sanitizers if there are any, and runs them
-Compilation, run_all            run compilers on files or texts
+Compilation, package, run_all   run compilers on files or texts
+exported                        the symbols of a library
 compilers                       those that this machine has
 """
 
@@ -18,9 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers import build
-
 import protocol
+from helpers import build
 from protocol import TdlError, pack
 
 SOURCES = build.PACKAGES / "sdk"
@@ -98,7 +98,11 @@ class Driver:
         """Returns the numbers that the driver prints."""
         file = self.directory / "cases"
         file.write_bytes(b"".join(case.encode() for case in cases))
-        env = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=1"}
+        env = {
+            **os.environ,
+            "TSAN_OPTIONS": "halt_on_error=1",
+            "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1",
+        }
         command = [str(self.program), mode, str(library), str(file), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, env=env, timeout=100)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-8000:]
@@ -145,6 +149,13 @@ class Compilation(NamedTuple):
 
     def succeeds(self) -> None:
         assert self.run() == (0, ""), self
+
+
+def package(source: Path | str, path: Path, compiler: str = build.CC, standard: str = "c99") -> Path:
+    """Compile a stripped package to where it is to be."""
+    path.parent.mkdir(exist_ok=True)
+    Compilation(compiler, standard, source, ("-O2", "-s", "-fPIC", "-shared", "-o", path)).succeeds()
+    return path
 
 
 def run_all(compilations: list[Compilation]) -> Iterator[tuple[Compilation, int, str]]:
