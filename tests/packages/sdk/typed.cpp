@@ -149,11 +149,11 @@ using unordered = std::unordered_map<std::string, int>;
 
 // An element of a list may be much larger than the byte that announces it.
 struct large {
-    std::array<std::array<char32_t, 16384>, 16> room; // a megabyte
+    std::array<std::uint32_t, 16384> room; // 64 KiB
 };
 void spider_read(spider_reader *in, large &value)
 {
-    value.room[0][0] = spider_read_uint8(in);
+    value.room[0] = spider_read_uint8(in);
 }
 
 std::uint64_t large_list(const std::vector<large> &values)
