@@ -115,10 +115,11 @@ class Driver:
 
 
 def exported(library: Path) -> dict[str, str]:
-    """The names of the symbols that a library exports, demangled, and their types as nm prints them."""
+    """The symbols that a library exports, demangled, but not those of musl's start-up code; and nm's letters for them."""
     command = ["nm", "-D", "-C", "--defined-only", str(library)]
     lines = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().splitlines()
-    return {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}
+    symbols = {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}
+    return {name: kind for name, kind in symbols.items() if name not in ("_init", "_fini")}
 
 
 def compilers(*commands: str | None) -> list[str]:
