@@ -105,8 +105,7 @@ test-musl: $(VENV)/.test
 bench:
 	$(PYTHON) tests/bench/bench.py $(BENCH_ARGS)
 	$(PYTHON) tests/bench/startup.py
-	$(PYTHON) tests/overhead_instrument.py
-	[ ! -e tests/bench/sdk.py ] || $(PYTHON) tests/bench/sdk.py
+	$(PYTHON) tests/bench/sdk.py
 
 # That the memory of executors does not grow.
 soak: $(VENV)/.test

@@ -682,7 +682,7 @@ def _kind(kinds: tuple[str, ...], buffer: Buffer, offset: int, end: int) -> tupl
     """Read the name of one of `kinds`."""
     kind, after = _text(buffer, offset, end, "the kind of an error")
     if kind not in kinds:
-        raise _unexpected(f"one of {', '.join(kinds)}", repr(kind[:40]), offset)
+        raise _unexpected(f"one of {', '.join(kinds)}", repr(kind[:20]), offset)
     return kind, after
 
 

@@ -62,7 +62,6 @@ _libc.free.argtypes, _libc.free.restype = [c_void_p], None
 
 EXIT_FAILURE = 1
 PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
-_LC_ALL, _IONBF = 6, 2
 
 
 class _Process:
@@ -150,9 +149,9 @@ def _restore_environment() -> None:
             os.environ.pop("LC_CTYPE", None)
     except OSError:
         pass
-    _libc.setlocale(_LC_ALL, b"C")
+    _libc.setlocale(6, b"C")  # LC_ALL
     # Without a buffer, what a task has printed survives its crash.
-    _libc.setvbuf(c_void_p.in_dll(_libc, "stdout"), None, _IONBF, c_size_t(0))
+    _libc.setvbuf(c_void_p.in_dll(_libc, "stdout"), None, 2, c_size_t(0))  # _IONBF
 
 
 # ---------------------------------------------------------------------------------------------------------------- serve
@@ -398,7 +397,7 @@ class TdlPackageManager:
         if name in self._by_name:
             return self._by_name[name]
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise _invalid_library(f"expected the name of a package, found {name[:40]!a}", self._package_dir)
+            raise _invalid_library(f"expected the name of a package, found {name[:20]!a}", self._package_dir)
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
@@ -610,7 +609,7 @@ def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None
                     _discard_prints(log_fd)
                     broken.unregister(log_fd)
                 elif process.ending:
-                    time.sleep(2.0)  # Exit handlers may still need it.
+                    time.sleep(2.0)  # Exit handlers may take so long.
                     os._exit(EXIT_FAILURE)
                 elif process.running:
                     # Do not block on a log pipe that is full.
@@ -733,12 +732,14 @@ class ExecutorCrash(Exception):
     def __init__(self, status: int) -> None:
         import signal
 
+        super().__init__(status)
         names = {-number: number.name for number in signal.Signals}
         self.exit_code = status if status >= 0 else None
         self.signal = names.get(status, f"signal {-status}") if status < 0 else None
-        super().__init__(
-            f"the executor {f'was killed by {self.signal}' if status < 0 else f'ended with exit code {status}'}"
-        )
+
+    def __str__(self) -> str:
+        how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        return f"the executor {how}"
 
 
 class ExecutorHandle:
@@ -888,8 +889,6 @@ class ExecutorHandle:
             self._lock.release()
         return int(self._process.returncode)
 
-    shutdown = close
-
     def _kill(self) -> None:
         """Kill the process if it has not ended. Close the pipes, except for stderr, which may have lines to read."""
         # In a child that the parent has forked, poll finds no process to kill.
@@ -954,15 +953,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # If a standard stream is closed, no file may take its number.
     while os.open("/", os.O_RDONLY) <= 2:
         pass
-    # With SIGCHLD ignored, the exit status of an executor is lost.
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    _restore_environment()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # If it is ignored, exit statuses are lost.
     for number in (_signal.SIGTERM, _signal.SIGHUP):  # Unwind, so that no executor is left.
         if _signal.getsignal(number) == _signal.SIG_DFL:
             _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
-        if not os.path.isdir(options.package_dir):
-            _fail(f"--package-dir, {PACKAGE_DIR_VARIABLE}: there is no directory {options.package_dir!r}")
+        if not options.package_dir:
+            _fail(f"expected --package-dir DIR, or {PACKAGE_DIR_VARIABLE} in the environment")
+        os.stat(os.path.join(options.package_dir, "."))  # Raises OSError if it is not a directory.
         for name in ("timeout", "repeat"):
             value = getattr(options, name, None)
             if value is not None and not value > 0:
@@ -973,10 +973,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        name = "stdin" if error.filename == 0 else error.filename
-        if isinstance(error, FileNotFoundError) and os.path.exists(name or ""):
+        name = "stdin" if error.filename == 0 else error.filename or "stdout"
+        if isinstance(error, FileNotFoundError) and os.path.exists(name):
             _fail(f"{name}: the interpreter in its first line does not exist")
-        _fail(f"{name}: {error.strerror}" if name else str(error.strerror), EXIT_USAGE if name else EXIT_FAILURE)
+        _fail(f"{name}: {error.strerror}", EXIT_FAILURE if name == "stdout" else EXIT_USAGE)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,8 +31,8 @@
  * Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They are valid until the
  *            task function returns. The task must not free them. Writers copy what they are given.
  * Threads    A task, its readers and its writer belong to the thread that calls the task. There is no global state.
- * Files      Other source files of the package include this header without the first #define, and the file that has it
- *            defines SPIDER_TDL_SEVERAL_FILES, too. Only the four symbols that Spider calls are exported.
+ * Files      Other source files of the package only include this header. The one that declares the package defines
+ *            SPIDER_TDL_SEVERAL_FILES, too. Only the four symbols that Spider calls are exported.
  * zstd       Graph outputs of more than 1,024 bytes are compressed. A package with commit tasks for them defines
  *            SPIDER_TDL_WITH_ZSTD with SPIDER_TDL_IMPLEMENTATION, and is linked with -lzstd.
  */
@@ -63,12 +63,11 @@ extern "C" {
 #define SPIDER_TDL_INTERFACE_MINOR 1
 #define SPIDER_TDL_INTERFACE_PATCH 0
 
-/* Limits: levels of nesting that are read (as in Rust), fields of a struct, levels of structs that come as maps, and
- * levels of lists and maps of unknown length that are written. */
-#define SPIDER_TDL_DEPTH_MAX 1023
-#define SPIDER_TDL_FIELDS_MAX 64
-#define SPIDER_TDL_MAP_STRUCTS_MAX 32
-#define SPIDER_TDL_OPEN_MAX 128
+/* Limits. */
+#define SPIDER_TDL_DEPTH_MAX 1023     /* levels of nesting that are read, as in Rust */
+#define SPIDER_TDL_FIELDS_MAX 64      /* fields of a struct */
+#define SPIDER_TDL_MAP_STRUCTS_MAX 32 /* levels of structs that come as maps */
+#define SPIDER_TDL_OPEN_MAX 128       /* levels of lists and maps of unknown length that are written */
 
 /* ---- Types ------------------------------------------------------------------------------------------------------ */
 
@@ -146,9 +145,11 @@ typedef struct spider_result {
 __attribute__((format(printf, 3, 4), nonnull, cold))
 SPIDER__API void spider_fail(spider_task *task, spider_error_kind kind, const char *format, ...);
 
-/* True if the task has not failed. spider_ready is for side effects: it makes the task fail if it has not yet read all
- * arguments to their ends, which is otherwise checked when the task ends. */
+/* True if the task has not failed. */
 SPIDER__API bool spider_ok(const spider_task *task);
+
+/* Call this before a side effect. True if the task has not failed and has read all of its arguments to their ends;
+ * otherwise the task fails. Without it, the arguments are checked when the task ends. */
 SPIDER__API bool spider_ready(spider_task *task);
 
 /* Zeroed memory for `count` things of `size` bytes. It belongs to the task, which must not free it. Without memory, the
@@ -158,7 +159,7 @@ SPIDER__API void *spider_alloc(spider_task *task, size_t count, size_t size);
 
 /* ---- Readers ---------------------------------------------------------------------------------------------------- */
 
-/* The number of arguments, or of graph outputs, in all. 0 after an error. */
+/* The number of arguments, or of graph outputs, in all. It takes no value. 0 after an error. */
 SPIDER__API size_t spider_read_count(spider_reader *in);
 
 /* Integers of any width are accepted if the value fits. Floats are not. */
@@ -183,7 +184,7 @@ SPIDER__API void spider_read_nil(spider_reader *in);
 SPIDER__API spider_string spider_read_string(spider_reader *in);
 SPIDER__API const char *spider_read_cstring(spider_reader *in);
 
-/* Bytes from an array of integers (copied into the task's memory) or from binary (not copied). */
+/* Bytes from an array of integers (copied into the task's memory) or from binary, msgpack's type bin (not copied). */
 SPIDER__API spider_bytes spider_read_bytes(spider_reader *in);
 
 /* Returns the number of elements, or of pairs, which are read next: key, value, key, value... Binary is accepted as a
@@ -198,11 +199,12 @@ SPIDER__API void spider_read_tuple(spider_reader *in, size_t count);
  * writes that) or as a map from names to values. `names` must remain valid until the task returns. */
 SPIDER__API void spider_read_struct(spider_reader *in, const char *names);
 
-/* For a value that may be nil. True: it is not nil, and is read next. False: it was nil, or it is a field that a struct
- * that came as a map does not have; there is nothing to read. */
+/* Begins a value that may be nil. True: read the value next. False: it was nil, or the struct came as a map without this
+ * field; read nothing. */
 SPIDER__API bool spider_read_option(spider_reader *in);
 
-/* The type of the next value, which is not taken. SPIDER_TYPE_END: no argument is left, or the task has failed. */
+/* The type of the next value, which is not taken. After the last element of a list, that is the value after the list.
+ * SPIDER_TYPE_END: no argument is left, or the task has failed. */
 SPIDER__API spider_type spider_peek(spider_reader *in);
 
 /* Skips the next value, whatever its type. */

@@ -11,7 +11,6 @@ import pytest
 from helpers.build import ROOT
 
 BENCH = ROOT / "tests" / "bench"
-INSTRUMENT = ROOT / "tests" / "overhead_instrument.py"
 
 
 def run(script: Path, *arguments: str, code: int = 0, **env: str) -> str:
@@ -54,21 +53,3 @@ def test_bench_says_what_is_wrong_with_an_executor(program: str, complaint: str)
     assert printed.startswith("bench: ")
     assert program in printed
     assert complaint in printed
-
-
-def test_instrument_prints_and_writes_its_table(tmp_path: Path) -> None:
-    env = {"SPIDER_TEST_INSTRUMENT_OUTPUT_DIR": str(tmp_path / "made"), "SPIDER_INSTRUMENT_SLEEP_US": "700"}
-    printed = run(INSTRUMENT, "--iterations", "150", **env)
-    assert (tmp_path / "made" / "task_executor_overhead.md").read_text(encoding="utf-8") == printed
-    head, *found = rows(printed)
-    assert head == ["Metric (µs)", "Count", "Avg", "P50", "P95", "P99"]
-    names = ["E2E (parent)", "Executor FFI", "Executor internal (FFI − sleep)", "IPC overhead (E2E − FFI)"]
-    assert [row[:2] for row in found] == [[name, "150"] for name in names]
-    end_to_end, ffi, internal, ipc = ([float(cell) for cell in row[2:]] for row in found)
-    assert all(whole > part >= 0 for whole, part in zip(end_to_end, ffi))
-    assert internal == pytest.approx([part - 700 for part in ffi], abs=0.2)
-    assert ipc[0] == pytest.approx(end_to_end[0] - ffi[0], abs=0.2)
-
-
-def test_instrument_refuses_a_sleep_that_is_not_a_number() -> None:
-    assert "SPIDER_INSTRUMENT_SLEEP_US=50us" in run(INSTRUMENT, code=1, SPIDER_INSTRUMENT_SLEEP_US="50us")

@@ -351,7 +351,7 @@ def test_close_lets_the_executor_end_by_itself(executor_command, build_package, 
     with ExecutorHandle(tmp_path, executor_command, {**os.environ, **trace.env}) as handle:
         handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
     assert trace.take()[-1] == "unload"
-    assert handle.close() == handle.shutdown() == 0
+    assert handle.close() == handle.close() == 0
     assert_ended(handle)
 
 
@@ -483,7 +483,9 @@ with make() as handle:
 
 def test_select_may_lack_poll(parent):
     """eventlet and gevent take it away."""
-    assert parent("with make() as handle: say(run(handle))", "del select.poll, select.epoll") == (0, "[55]\n")
+    # From CPython 3.15 on, subprocess cannot do without select.poll.
+    gone = "select.epoll" if sys.version_info >= (3, 15) else "select.poll, select.epoll"
+    assert parent("with make() as handle: say(run(handle))", f"del {gone}") == (0, "[55]\n")
 
 
 @pytest.mark.parametrize(

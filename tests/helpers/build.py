@@ -101,6 +101,10 @@ TOOLS = {
     "C++ compiler": (lambda: CXX is not None, "packages in C++"),
     "clang": (lambda: shutil.which("clang") is not None, "the SDK's header under a second compiler"),
     "sanitizers": (lambda: _compiles(CC, "int main(void) { return 0; }", SANITIZERS), "the SDK under sanitizers"),
+    "gcc's sanitizers": (
+        lambda: has("sanitizers") and not _compiles(CC, "#ifndef __clang__\n#error\n#endif\n", "-c"),
+        "the guide's example with sanitizers",
+    ),
     "ThreadSanitizer": (
         lambda: _compiles(CC, "int main(void) { return 0; }", "-fsanitize=thread"),
         "threads in the SDK",
