@@ -45,7 +45,7 @@ def test_a_refused_allocation_is_an_error_and_leaks_nothing(driver, kitchen_sink
 
 
 def test_fuzzed_calls_have_well_formed_outcomes(driver, kitchen_sink):
-    calls = 1_000_000 if FULL else 20_000
+    calls = 3_000_000 if FULL else 60_000
     count, accepted = driver.run("fuzz", kitchen_sink, sdk_cases.all_cases(5000), 1, calls)
     assert count == calls
     assert accepted > calls // 20

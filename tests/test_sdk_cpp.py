@@ -49,7 +49,7 @@ def test_inputs_and_contexts_that_are_cut_anywhere_are_refused(driver, typed):
 
 
 def test_fuzzed_calls_have_well_formed_outcomes(driver, typed):
-    calls = 500_000 if FULL else 10_000
+    calls = 1_000_000 if FULL else 20_000
     count, accepted = driver.run("fuzz", typed, list(filter(is_of_typed, sdk_cases.all_cases(5000))), 2, calls)
     assert count == calls
     assert accepted > calls // 20
