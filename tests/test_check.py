@@ -57,7 +57,6 @@ def test_packages_serve_if_they_answer_with_outputs_or_with_any_error_of_a_task(
 @pytest.mark.parametrize(
     ("flags", "verdict"),
     [
-        (["-DVERSION=3,4,7"], "IncompatibleVersion: the package was built for 3.4.7, this executor is 0.1.0"),
         (["-DNO_NAME"], "InvalidLibrary: .*undefined symbol: __spider_tdl_package_get_name"),
         (["-DUNDEFINED"], "InvalidLibrary: .*undefined symbol: nothing_defines_this"),
         ([odd.declares(b"\xff")], "InvalidUtf8: "),
@@ -91,17 +90,11 @@ def test_what_is_not_a_library_is_not_a_package(stage):
     assert "invalid ELF header" in verdicts["text"]
 
 
-def test_only_the_named_packages_are_asked_in_their_order(package_dir):
-    status, verdicts, _ = check(package_dir, "process", "none", "complex")
-    assert status == 1
-    assert list(verdicts) == ["process", "none", "complex"]
-    assert verdicts["none"].startswith("InvalidLibrary: ")
-
-
-@pytest.mark.parametrize("name", ["", "..", "/etc", "a/b", "\udcff"])
-def test_a_name_that_no_package_has_gets_a_verdict(package_dir, name):
-    status, verdicts, _ = check(package_dir, name, "complex")
-    assert (status, verdicts["complex"]) == (1, "serves")
+@pytest.mark.parametrize("name", ["none", "", "..", "/etc", "a/b", "\udcff"])
+def test_only_the_named_packages_are_asked_in_their_order(package_dir, name):
+    status, verdicts, _ = check(package_dir, "process", name, "complex")
+    assert (status, verdicts.pop("process"), verdicts.popitem()) == (1, "serves", ("complex", "serves"))
+    assert re.match("InvalidLibrary: |expected text", *verdicts.values())
 
 
 # The second of two packages cannot be loaded after the first, whichever that is.

@@ -65,6 +65,7 @@ def test_version():
         (["run", "--timeout", "nan", "p", "t"], "--timeout"),
         (["run", "--repeat", "0", "p", "t"], "--repeat"),
         (["run", "--repeat", "1.5", "p", "t"], "--repeat"),
+        (["run", "--executor", "", "p", "t"], ""),
         (["run", "--in-process", "--timeout", "1", "p", "t"], "--in-process"),
         (["run", "--in-process", "--executor", "x", "p", "t"], "--in-process"),
         (["check", "--commit"], "--commit"),
@@ -198,7 +199,7 @@ def test_the_modules_are_found_wherever_the_program_is_started(package_dir, tmp_
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
     for start in (["-IS", tmp_path / "link"], ["-m", "spider_executor"], [build.ROOT / "spider_executor.py"]):
         done = subprocess.run(
-            [sys.executable, *map(os.fspath, start), "run", TASKS, "fibonacci", "10"],
+            [sys.executable, *start, "run", TASKS, "fibonacci", "10"],
             cwd=build.ROOT if "-m" in start else tmp_path,
             env=cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir)),
             stdout=subprocess.PIPE,

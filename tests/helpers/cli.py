@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from helpers import executor
@@ -58,14 +59,10 @@ def environment(**changes: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in steering}, **changes}
 
 
-def _command(arguments: tuple[object, ...]) -> list[str]:
-    return [*COMMAND, *map(os.fspath, arguments)]
-
-
 def call(*arguments: object, stdin: bytes = b"", shell: str = 'exec "$@"', **env: str) -> Done:
     """A traceback on stderr fails the test, whatever the test is about."""
     done = subprocess.run(
-        ["sh", "-c", shell, "sh", *_command(arguments)],
+        ["sh", "-c", shell, "sh", *COMMAND, *arguments],
         input=stdin,
         capture_output=True,
         env=environment(**env),
@@ -77,59 +74,44 @@ def call(*arguments: object, stdin: bytes = b"", shell: str = 'exec "$@"', **env
     return Done(done.returncode, done.stdout, stderr)
 
 
+@contextmanager
+def _started(arguments: tuple[object, ...], output: int, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the command in a process group of its own. At the end, kill it and what it has left."""
+    command, env, stdin = [*COMMAND, *arguments], environment(**env), subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=stdin, stdout=output, stderr=output, env=env, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
     """Its stdout and its stderr are one terminal: the text is in `stderr`."""
     terminal, its_end = os.openpty()
     shown, deadline = b"", time.monotonic() + executor.DEADLINE
-    with subprocess.Popen(
-        _command(arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=its_end,
-        stderr=its_end,
-        env=environment(**env),
-        start_new_session=True,
-    ) as process:
+    with _started(arguments, its_end, env) as process, open(terminal, "rb", buffering=0) as reader:
         os.close(its_end)
-        try:
-            while True:
-                assert select.select([terminal], [], [], deadline - time.monotonic())[0], shown
-                try:
-                    shown += os.read(terminal, 65536)
-                except OSError:  # Every process that had the terminal has ended.
-                    break
-                if until and until.encode() in shown:
-                    until = ""
-                    os.killpg(process.pid, signal.SIGINT)
-            status = process.wait(executor.DEADLINE)
-        finally:
-            os.close(terminal)
-            _kill_group(process.pid)
+        while True:
+            assert select.select([reader], [], [], deadline - time.monotonic())[0], shown
+            try:
+                shown += reader.read(65536)
+            except OSError:  # Every process that had the terminal has ended.
+                break
+            if until and until.encode() in shown:
+                until = ""
+                os.killpg(process.pid, signal.SIGINT)
+        status = process.wait(executor.DEADLINE)
     assert not until, shown
     return Done(status, b"", shown.decode("utf-8").replace("\r\n", "\n"))
 
 
 def interrupt(ready: Callable[[int], object], *arguments: object, number: int = signal.SIGINT, **env: str) -> Done:
     """Only the command gets the signal, not what it has started."""
-    with subprocess.Popen(
-        _command(arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(**env),
-        start_new_session=True,
-    ) as process:
-        try:
-            executor.wait_for(lambda: ready(process.pid), "the command to be at work")
-            process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=executor.DEADLINE)
-        finally:
-            _kill_group(process.pid)
+    with _started(arguments, subprocess.PIPE, env) as process:
+        executor.wait_for(lambda: ready(process.pid), "the command to be at work")
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=executor.DEADLINE)
     return Done(process.returncode, stdout, stderr.decode("utf-8"))
-
-
-def _kill_group(pid: int) -> None:
-    """Kill a command and what it has left."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
