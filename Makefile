@@ -114,7 +114,7 @@ soak: $(VENV)/.test
 # What `make test` does in short: mutated streams, damaged libraries, odd buffers, forks and exits, many times.
 fuzz: $(VENV)/.test
 	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 \
-		-k "stream or memory or mutat or elf_header or threads_that_fork or exit_in_a_signal or sigint_during"
+		-k "sdk or stream or memory or mutat or elf_header or threads_that_fork or exit_in_a_signal or sigint_during"
 
 clean:
 	rm -rf build dist $(VENV)
