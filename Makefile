@@ -1,4 +1,4 @@
-# The commands of this project. `make demo` and `make test` need a Python, a C compiler and nothing else.
+# The commands of this project. They need a Python and a C compiler; `make test` also needs the network, once.
 
 PYTHON ?= python3
 ifeq ($(origin CXX),default)

@@ -256,7 +256,7 @@ def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int
         inputs_at = ctx_at + ctx_size + 8
         (inputs_size,) = _LE_U64.unpack_from(buffer, inputs_at - 8)
     except (StructError, OverflowError):
-        return None  # A length leads out of the buffer.
+        return None  # A length points past the end of the buffer.
     # No size is negative. If the last field is within `end`, all of them are.
     if inputs_at + inputs_size <= end and tag == _EXECUTE:
         return task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
@@ -535,7 +535,7 @@ def _found(kind: str, value: Any) -> str:
 
 
 class TaskContext(_Record):
-    """What a task is told about itself: an array of five in msgpack.
+    """What a task is told about itself: an array of five values in msgpack.
 
     `task_id` is the index of the task in its job, "Commit" or "Cleanup". `graph_outputs` is None, except in a commit
     task: there it is one byte (0 for a plain payload, 1 for one compressed with zstd), then the payload of the job's

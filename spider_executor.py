@@ -104,7 +104,7 @@ def serve_process() -> NoReturn:
             raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
         if not os.path.isdir(package_dir):
             # It may be a volume that is mounted later.
-            log.write(WARN, f"{PACKAGE_DIR_VARIABLE}: there is no such directory now.", path=package_dir)
+            log.write(WARN, f"{PACKAGE_DIR_VARIABLE} is no directory; requests fail until it is.", path=package_dir)
         manager = TdlPackageManager(package_dir)
         channel = Channel(process.pid)
         _restore_environment()
@@ -114,7 +114,7 @@ def serve_process() -> NoReturn:
         log.write(INFO, "Executor exits.")
         status = 0
     except ChildProcessError:
-        log.write(ERROR, "A child that a package forked returned into the executor; it was ended.", parent=process.pid)
+        log.write(ERROR, "A child forked by a package returned into the executor; it was ended.", parent=process.pid)
         os._exit(EXIT_FAILURE)
     except Exception as error:
         message = _failure(error) if is_serving else "The executor cannot start."
@@ -134,7 +134,7 @@ def _failure(error: Exception) -> str:
         return "The parent no longer reads responses."
     if isinstance(error, OSError):
         is_pointer = error.errno == errno.EFAULT
-        return "A task returned an invalid pointer." if is_pointer else "The connection to the parent broke."
+        return "A task returned outputs at an invalid pointer." if is_pointer else "The pipe to the parent broke."
     return "Out of memory." if isinstance(error, MemoryError) else "Internal error; please report it."
 
 
@@ -180,7 +180,7 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             return
         task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
         if inputs_size == 0:
-            # Cleanup tasks get zero bytes, which Rust packages refuse.
+            # The inputs of a cleanup task have zero bytes, which Rust packages refuse.
             inputs_at, inputs_size = _EMPTY_PAYLOAD_AT, 4
         key = buffer[start : task_at + task_size]
 
@@ -198,7 +198,7 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             process.running = True
             result = call()
             process.running = False
-            # In the same named frame, because an invalid pointer crashes here, and a damaged heap in `_free`.
+            # Through the named function, too: an invalid pointer crashes here, and a damaged heap in `_free`.
             data = call(read_outputs, (result,))
         except ExecutorError as error:
             process.running = False
@@ -241,7 +241,7 @@ def _too_large(what: str, size: int) -> ExecutorError:
 # -------------------------------------------------------------------------------------------------------------- channel
 
 _FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
-# Four zero bytes after the space for one frame.
+# The empty payload: four zero bytes after the space for one frame.
 _EMPTY_PAYLOAD_AT = _FRAME_MAX
 # Up to this size, data is copied so that a response is one write.
 _COPY_MAX = 32 << 10
@@ -338,7 +338,7 @@ def _is_inherited(fd: int) -> bool:
 
 
 def _duplicate_high(fd: int) -> int:
-    """Duplicate a descriptor to a number below the limit, which tasks are unlikely to close. Raises OSError."""
+    """Duplicate a descriptor to a high number, which tasks are unlikely to close. Raises OSError."""
     limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
     return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
 
@@ -397,7 +397,7 @@ class TdlPackageManager:
         if name in self._by_name:
             return self._by_name[name]
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise _invalid_library(f"expected the name of a package, found {name[:20]!a}", self._package_dir)
+            raise _invalid_library(f"expected a package name without / or NUL, found {name[:20]!a}", self._package_dir)
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
@@ -513,7 +513,7 @@ _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 def _check_elf(path: bytes) -> None:
-    """Refuse the files that would block the loader, crash it, or get a misleading message. Raises ExecutorError."""
+    """Refuse files that would block or crash the loader, or get a misleading message. Raises ExecutorError."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise _invalid_library("not a regular file", path)
     try:
@@ -535,7 +535,7 @@ def _check_elf(path: bytes) -> None:
         return  # The loader says why.
     # Linkers put the first page of the file into the first segment. Without it, the loader can crash.
     if loaded and loaded[0] >= 4096:
-        raise _invalid_library("the program headers are damaged", path)
+        raise _invalid_library("damaged file: no segment has its first page", path)
 
 
 def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
@@ -545,7 +545,7 @@ def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
 
 
 def _with_path(problem: str, path: bytes) -> str:
-    """Return an error text with the path. If it is too long, the problem comes first and the path loses its start."""
+    """Return an error text with the path. If it is too long, put the problem first and cut the start of the path."""
     shown = path.decode("utf-8", "backslashreplace")
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
@@ -577,7 +577,7 @@ def guard(process: _Process, output_fd: int) -> None:
 
 
 def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """Return a call of `function` in a frame with this name, which crash reports show."""
+    """Return a function with this name, which crash reports show. It calls `function` with `arguments`."""
     name = name[:400]
     code = (lambda function, arguments: function(*arguments)).__code__
     return FunctionType(code.replace(co_name=name), globals(), name, (function, arguments))
@@ -609,7 +609,7 @@ def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None
                     _discard_prints(log_fd)
                     broken.unregister(log_fd)
                 elif process.ending:
-                    time.sleep(2.0)  # Exit handlers may take so long.
+                    time.sleep(2.0)  # Exit handlers may take this long.
                     os._exit(EXIT_FAILURE)
                 elif process.running:
                     # Do not block on a log pipe that is full.
@@ -723,7 +723,7 @@ def own_command() -> list[str]:
 
 
 class TaskTimeout(TimeoutError):
-    """There was no reply in time. The executor was killed."""
+    """There was no response in time. The executor was killed."""
 
 
 class ExecutorCrash(Exception):
@@ -764,7 +764,7 @@ class ExecutorHandle:
     ) -> None:
         """Spawn `command` (default: this program) with the environment `env` (default: that of this process).
 
-        `stderr` is as in subprocess.Popen. Somebody must read from PIPE, or an executor that logs much blocks. Raises
+        `stderr` is as in subprocess.Popen. With PIPE, read `self.stderr`, or an executor that logs much blocks. Raises
         OSError, and ValueError for STDOUT.
         """
         import selectors
@@ -833,7 +833,7 @@ class ExecutorHandle:
             # A day at a time: epoll cannot wait longer than 24 days.
             ready = self._selector.select(min(remaining, 86400.0))
             if not ready and not remaining:
-                raise TaskTimeout("the time is up; the executor was killed")
+                raise TaskTimeout("no response within the timeout; the executor was killed")
             for key, _ in ready:
                 if key.fd == self._input:
                     unsent = self._send(unsent)
@@ -846,7 +846,7 @@ class ExecutorHandle:
                     filled += count
             if filled >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
-                received += bytes(max(0, end + 1 - len(received)))  # One more byte, to notice bytes after it.
+                received += bytes(max(0, end + 1 - len(received)))  # One more, to notice bytes after the response.
                 if filled > end:
                     raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
         return protocol.decode_response(memoryview(received), protocol.FRAME_HEADER_SIZE, end)[0]
@@ -891,7 +891,7 @@ class ExecutorHandle:
 
     def _kill(self) -> None:
         """Kill the process if it has not ended. Close the pipes, except for stderr, which may have lines to read."""
-        # In a child that the parent has forked, poll finds no process to kill.
+        # In a fork of this process, poll() finds no process to kill.
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -922,7 +922,7 @@ directory; its library is DIR/PACKAGE/libPACKAGE.so.
 """
 _EPILOG = f"""\
 exit codes:
-  0 success, 1 failure, 2 usage, 3 no reply, 130 interrupted, 141 stdout closed
+  0 success, 1 failure, 2 usage, 3 no response, 130 Ctrl-C, 141 stdout closed
 environment:
   {PACKAGE_DIR_VARIABLE}, and RUST_LOG: off, error (default), warn, info,
   debug, or TARGET=LEVEL[,...]; the target is {_LOG_TARGET}
@@ -930,18 +930,18 @@ environment:
 examples:
   spider-task-executor run --package-dir packages sums add 1 2
   spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
-  gdb --args python3 -m spider_executor run --in-process sums add 1 2
+  gdb --args /usr/bin/python3 spider_executor.py run --in-process sums add 1 2
 """
 _RUN_DESCRIPTION = """\
 Send a request to a new executor. Print the outputs as JSON on stdout, and the
-time that the executor took on stderr. Options go before PACKAGE. A VALUE is
-JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0 a
-double, null is none, an array is a list, a struct or bytes, an object a map.
+time that it took, loading included, on stderr. Options go before PACKAGE. A
+VALUE is JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0
+a double, null is none, an array a list, a struct or bytes, an object a map.
 """
 _CHECK_DESCRIPTION = f"""\
 Load each PACKAGE (default: all in DIR) in one executor and call its execute
 function with a task that no package should have, {_CHECK_TASK}. A package
-serves if it returns outputs or an error. The order can matter.
+serves if it returns outputs or an error. The order matters if packages clash.
 """
 
 
@@ -994,7 +994,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     run = commands.add_parser("run", help="run one task", description=_RUN_DESCRIPTION, **style)
-    check = commands.add_parser("check", help="ask whether packages serve", description=_CHECK_DESCRIPTION, **style)
+    check = commands.add_parser("check", help="check that packages load", description=_CHECK_DESCRIPTION, **style)
     for command in (run, check):
         default = os.environ.get(PACKAGE_DIR_VARIABLE, "")
         command.add_argument("--package-dir", metavar="DIR", default=default, help=f"default: ${PACKAGE_DIR_VARIABLE}")
@@ -1091,7 +1091,7 @@ def _read_value(text: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        hint = "options go before PACKAGE" if text.startswith("-") else "a string needs quotes inside of quotes"
+        hint = "options go before PACKAGE" if text.startswith("-") else """a string is written as '"text"'"""
         _fail(f"expected JSON, found {text[:40]}: {error} ({hint})")
 
 
@@ -1127,7 +1127,7 @@ def _check(options: argparse.Namespace) -> int:
         entry.name for entry in os.scandir(options.package_dir) if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
-        _fail(f"there are no packages in {options.package_dir}", EXIT_FAILURE)
+        _fail(f"{options.package_dir}: expected directories with packages, found none", EXIT_FAILURE)
     executor, serving, context = None, 0, protocol.TaskContext().encode()
     for name in names:
         executor = executor or ExecutorHandle(options.package_dir)

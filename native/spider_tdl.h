@@ -30,11 +30,11 @@
  *            announces their number with spider_write_count.
  * Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They are valid until the
  *            task function returns. The task must not free them. Writers copy what they are given.
- * Threads    A task, its readers and its writer belong to the thread that calls the task. There is no global state.
+ * Threads    A task, its readers and its writer belong to the thread that calls the task. No global data changes.
  * Files      Other source files of the package only include this header. The one that declares the package defines
- *            SPIDER_TDL_SEVERAL_FILES, too. Only the four symbols that Spider calls are exported.
- * zstd       Graph outputs of more than 1,024 bytes are compressed. A package with commit tasks for them defines
- *            SPIDER_TDL_WITH_ZSTD with SPIDER_TDL_IMPLEMENTATION, and is linked with -lzstd.
+ *            SPIDER_TDL_SEVERAL_FILES, too. The header exports only the four symbols that Spider calls.
+ * zstd       Graph outputs of more than 1,024 bytes are compressed. If commit tasks of a package read them, define
+ *            SPIDER_TDL_WITH_ZSTD next to SPIDER_TDL_IMPLEMENTATION, and link the package with -lzstd.
  */
 #ifndef SPIDER_TDL_H
 #define SPIDER_TDL_H
@@ -159,7 +159,7 @@ SPIDER__API void *spider_alloc(spider_task *task, size_t count, size_t size);
 
 /* ---- Readers ---------------------------------------------------------------------------------------------------- */
 
-/* The number of arguments, or of graph outputs, in all. It takes no value. 0 after an error. */
+/* The number of all arguments, or of all graph outputs. Reads no value. 0 after an error. */
 SPIDER__API size_t spider_read_count(spider_reader *in);
 
 /* Integers of any width are accepted if the value fits. Floats are not. */
@@ -243,8 +243,8 @@ SPIDER__API void spider_write_cstring(spider_writer *out, const char *value);
 /* Written as an array of integers. */
 SPIDER__API void spider_write_bytes(spider_writer *out, spider_bytes value);
 
-/* Begin a list, a map, a tuple or a struct. Exactly so many elements, pairs (key, value, key, value...), values or
- * fields must be written next. `names` are those of the fields, such as "x, y", in the order of writing. */
+/* Begin a list, a map, a tuple or a struct. Next, write exactly `count` elements, pairs (key, value, key, value...) or
+ * values, or one value for each field. `names` are the fields, such as "x, y", in the order of writing. */
 SPIDER__API void spider_write_list(spider_writer *out, size_t count);
 SPIDER__API void spider_write_map(spider_writer *out, size_t count);
 SPIDER__API void spider_write_tuple(spider_writer *out, size_t count);

@@ -25,7 +25,7 @@ NATIVE = ROOT / "native"
 PACKAGES = ROOT / "tests" / "packages"
 
 CC = os.environ.get("CC", "cc")
-# CXX= says that there is none.
+# An empty CXX in the environment means that there is no C++ compiler.
 CXX = os.environ.get("CXX", next(filter(shutil.which, ("c++", "g++", "clang++")), None)) or None
 
 
@@ -60,7 +60,7 @@ def package_sources() -> list[Path]:
 
 
 def stage(package_dir: Path, name: str, library: Path) -> Path:
-    """Copy a library to where an executor looks for the package `name`, over a file that is there."""
+    """Copy a library to where an executor looks for the package `name`. An existing file is overwritten."""
     target = package_dir / name / f"lib{name}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(library, target)
@@ -68,7 +68,7 @@ def stage(package_dir: Path, name: str, library: Path) -> Path:
 
 
 def replace(package_dir: Path, name: str, library: Path) -> Path:
-    """The same by a new file under the old name, so that a process that has mapped the old file keeps it."""
+    """Like `stage`, but by renaming a new file, so that a process that has mapped the old file keeps it."""
     target = package_dir / name / f"lib{name}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(library, target.with_suffix(".new"))

@@ -60,7 +60,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def call(*arguments: object, stdin: bytes = b"", shell: str = 'exec "$@"', **env: str) -> Done:
-    """A traceback on stderr fails the test, whatever the test is about."""
+    """Run the command to its end. A traceback on stderr fails the test, whatever the test is about."""
     done = subprocess.run(
         ["sh", "-c", shell, "sh", *COMMAND, *arguments],
         input=stdin,
@@ -89,7 +89,7 @@ def _started(arguments: tuple[object, ...], output: int, env: dict[str, str]) ->
 
 
 def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
-    """Its stdout and its stderr are one terminal: the text is in `stderr`."""
+    """Run the command on a terminal, which is its stdout and its stderr. The text is in `stderr` of the result."""
     terminal, its_end = os.openpty()
     shown, deadline = b"", time.monotonic() + executor.DEADLINE
     with _started(arguments, its_end, env) as process, open(terminal, "rb", buffering=0) as reader:
@@ -109,7 +109,7 @@ def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
 
 
 def interrupt(ready: Callable[[int], object], *arguments: object, number: int = signal.SIGINT, **env: str) -> Done:
-    """Only the command gets the signal, not what it has started."""
+    """Send a signal to the command, but not to its child processes, when `ready(pid)` holds."""
     with _started(arguments, subprocess.PIPE, env) as process:
         executor.wait_for(lambda: ready(process.pid), "the command to be at work")
         process.send_signal(number)

@@ -142,7 +142,7 @@ class Executor:
         return self.call("buffers", "echo", "still", 1) == ["still", 1]
 
     def exchange(self, data: bytes, size: int) -> bytes:
-        """Write `data` and read `size` bytes at the same time. The deadline starts anew with each step."""
+        """Write `data` and read `size` bytes at the same time. Each read and each write has its own deadline."""
         input_fd, output_fd = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(input_fd, False)
         unsent, received = memoryview(data), bytearray()
