@@ -34,38 +34,41 @@ def check_error(child, message, call=None):
 # -------------------------------------------------------------------------------------------------------------- crashes
 
 CRASHES = [
-    ("crashing", "sigsegv:8", signal.SIGSEGV),
-    ("crashing", "sigabrt", signal.SIGABRT),
-    ("crashing", "sigbus", signal.SIGBUS),
-    ("crashing", "sigfpe", signal.SIGFPE),
-    pytest.param("crashing", "stack_overflow", signal.SIGSEGV, marks=pytest.mark.ours),
-    ("crashing", f"raise:{int(signal.SIGILL)}", signal.SIGILL),
-    ("crashing", "crash_in_a_thread", signal.SIGSEGV),
-    pytest.param("cxx", "uncaught", signal.SIGABRT, marks=needs_cxx),
-    pytest.param("cxx", "forget_thread", signal.SIGABRT, marks=needs_cxx),
+    ("crashing", "sigsegv:8", -signal.SIGSEGV),
+    ("crashing", "sigabrt", -signal.SIGABRT),
+    ("crashing", "sigbus", -signal.SIGBUS),
+    ("crashing", "sigfpe", -signal.SIGFPE),
+    pytest.param("crashing", "stack_overflow", -signal.SIGSEGV, marks=pytest.mark.ours),
+    ("crashing", f"raise:{int(signal.SIGILL)}", -signal.SIGILL),
+    ("crashing", "crash_in_a_thread", -signal.SIGSEGV),
+    pytest.param("cxx", "uncaught", -signal.SIGABRT, marks=needs_cxx),
+    pytest.param("cxx", "forget_thread", -signal.SIGABRT, marks=needs_cxx),
+]
+OTHER_ENDS = [
+    ("crashing", f"raise:{int(signal.SIGKILL)}", -signal.SIGKILL),
+    ("odd", "crash", -signal.SIGABRT),
+    ("integration_test_tasks", "always_panic", -signal.SIGABRT),
+    *(("exiting", f"_exit:{status}", status) for status in (0, 7)),
 ]
 
 
-@pytest.mark.parametrize(
-    ("package", "task", "number"),
-    [*CRASHES, ("crashing", f"raise:{int(signal.SIGKILL)}", signal.SIGKILL), ("odd", "crash", signal.SIGABRT)],
-)
-def test_a_crash_is_the_end_of_stdout_and_shows_in_the_exit_status(spawn, package, task, number):
+@pytest.mark.parametrize(("package", "task", "status"), CRASHES + OTHER_ENDS)
+def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(spawn, package, task, status):
     child = spawn()
     assert child.serves()
     child.send(request(package, task) + request("buffers", "echo"))
-    assert child.read_to_end() == (b"", -number)
+    assert child.read_to_end() == (b"", status)
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("package", "task", "number"), CRASHES)
-def test_a_crash_report_names_package_and_task(spawn, package, task, number):
-    """No other task is named, even if one ran before."""
+@pytest.mark.parametrize(("package", "task", "status"), CRASHES)
+def test_a_crash_report_names_package_and_task(spawn, package, task, status):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
     assert child.call("crashing", "no_such_task").kind == "TaskError"
+    child.call("crashing", "raise:0")
     child.send(request(package, task))
-    assert child.read_to_end() == (b"", -number)
+    assert child.read_to_end() == (b"", status)
     assert f"in {package}::{task}\n" in child.stderr()
     assert child.stderr().count(f"in {package}::") == 1
     assert "no_such_task" not in child.stderr()
@@ -122,13 +125,6 @@ def test_exit_in_a_task_is_no_clean_end(group, task):
     group.send(request("exiting", task))
     assert group.read_to_end() == (b"", 1)
     check_error(group, "Native code called exit.", f"exiting::{task}")
-
-
-@pytest.mark.parametrize("status", [0, 7])
-def test__exit_in_a_task_is_the_end_at_once(spawn, status):
-    child = spawn()
-    child.send(request("exiting", f"_exit:{status}"))
-    assert child.read_to_end() == (b"", status)
 
 
 @pytest.mark.ours
@@ -212,10 +208,9 @@ def test_a_program_that_outlives_a_crash_does_not_delay_the_end_of_stdout(group)
     os.killpg(group.pid, 0)  # the program lives
 
 
-@pytest.mark.parametrize("rounds", [200 if FULL else 3])
-def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn, rounds):
+def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn):
     """A handler around fork that takes Python's lock makes such children hang."""
-    for _ in range(rounds):
+    for _ in range(200 if FULL else 3):
         child = spawn(start_new_session=True)
         assert child.call("forking", "start_forking:4") == [4]
         for _ in range(5):
@@ -232,27 +227,20 @@ def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn, roun
 
 @pytest.mark.ours
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("task", ["hang", "spin"])
-def test_a_running_task_ends_when_nobody_reads_stdout(spawn, task, both):
-    child = spawn()
-    child.send(request("crashing", task))
-    executor.wait_for(child.stderr, "the task")
+@pytest.mark.parametrize("call", ["crashing::hang", "crashing::spin", "odd (loading)"])
+def test_a_running_task_or_init_function_ends_when_nobody_reads_stdout(
+    spawn, build_package, package_dir, tmp_path, call, both
+):
+    build.stage(tmp_path, "odd", odd.build(build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'))
+    package, _, task = call.replace(" (loading)", "::answer").partition("::")
+    child = spawn(tmp_path if package == "odd" else package_dir)
+    child.send(request(package, task))
+    executor.wait_for(child.stderr, "the call")
     child.close_output()
     if both:
         child.close_input()
     assert child.wait() == 1
-    check_error(child, "The parent is gone while a task runs.", f"crashing::{task}")
-
-
-@pytest.mark.ours
-def test_a_load_that_hangs_in_init_ends_when_nobody_reads_stdout(spawn, build_package, tmp_path):
-    build.stage(tmp_path, "odd", odd.build(build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'))
-    child = spawn(tmp_path)
-    child.send(request("odd", "answer"))
-    executor.wait_for(child.stderr, "the init function")
-    child.close_output()
-    assert child.wait() == 1
-    check_error(child, "The parent is gone while a task runs.", "odd (loading)")
+    check_error(child, "The parent is gone while a task runs.", call)
 
 
 @pytest.mark.ours
