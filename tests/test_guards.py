@@ -31,7 +31,7 @@ def check_error(child, message, call=None):
     return fields
 
 
-# -------------------------------------------------------------------------------------------------------------- crashes
+# ----------------------------------------------------------------------------------------------------- crashes and exit
 
 CRASHES = [
     ("crashing", "sigsegv:8", -signal.SIGSEGV),
@@ -41,6 +41,7 @@ CRASHES = [
     pytest.param("crashing", "stack_overflow", -signal.SIGSEGV, marks=pytest.mark.ours),
     ("crashing", f"raise:{int(signal.SIGILL)}", -signal.SIGILL),
     ("crashing", "crash_in_a_thread", -signal.SIGSEGV),
+    pytest.param("descriptors", "print_and_crash", -signal.SIGABRT, marks=pytest.mark.ours),
     pytest.param("cxx", "uncaught", -signal.SIGABRT, marks=needs_cxx),
     pytest.param("cxx", "forget_thread", -signal.SIGABRT, marks=needs_cxx),
 ]
@@ -72,6 +73,8 @@ def test_a_crash_report_names_package_and_task(spawn, package, task, status):
     assert f"in {package}::{task}\n" in child.stderr()
     assert child.stderr().count(f"in {package}::") == 1
     assert "no_such_task" not in child.stderr()
+    # What a task has printed survives its crash.
+    assert child.stderr().startswith("unflushed" + "last words" * (task == "print_and_crash"))
 
 
 @pytest.mark.ours
@@ -82,14 +85,6 @@ def test_a_crash_after_a_task_took_away_descriptors_or_handlers(spawn, package, 
     child.send(request("crashing", "sigsegv"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
     assert ("in crashing::sigsegv\n" in child.stderr()) == (task == "close_standard")
-
-
-@pytest.mark.ours
-def test_what_a_task_printed_survives_its_crash(spawn):
-    child = spawn()
-    child.send(request("descriptors", "print_and_crash"))
-    assert child.read_to_end() == (b"", -signal.SIGABRT)
-    assert child.stderr().startswith("last words")
 
 
 @pytest.mark.ours
@@ -113,9 +108,6 @@ def test_outputs_at_an_invalid_address(spawn):
     child = spawn()
     child.send(request("crashing", "invalid_outputs:100"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
-
-
-# ----------------------------------------------------------------------------------------------------------------- exit
 
 
 @pytest.mark.ours
@@ -152,7 +144,6 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
 
 
 def check_ended_child(child):
-    """The log says that one child was ended, and nothing else."""
     fields = check_error(child, "A child that a package forked returned into the executor")
     assert fields["parent"] == child.pid
 

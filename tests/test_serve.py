@@ -100,10 +100,7 @@ def test_elapsed_us_is_the_time_of_the_call_alone(spawn, package, task):
     assert sum(elapsed) <= round_trip
 
 
-SLOW_LOADS = ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))", '-DINIT=({},failure("Custom",""))']
-
-
-@pytest.mark.parametrize("where", SLOW_LOADS)
+@pytest.mark.parametrize("where", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))", '-DINIT=({},failure("Custom",""))'])
 def test_elapsed_us_covers_the_loading_of_a_package(spawn, add, tmp_path, where):
     add("slow", where.format("usleep(50000)"))
     child = spawn(tmp_path)
@@ -207,7 +204,7 @@ def test_an_error_of_any_size_that_fits_arrives_whole(spawn, size):
     assert child.serves()
 
 
-# Of the last kind, test_protocol.py has more.
+# Of the last kind, test_errors.py has more.
 NO_TDL_ERRORS = [
     ("empty_error_dangling", b""),
     ("empty_error_null", b""),

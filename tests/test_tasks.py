@@ -31,8 +31,6 @@ def package_of(task):
     return COMPLEX if task.startswith("complex") else TASKS
 
 
-# -------------------------------------------------------------------------------------------------------------- results
-
 A, B = (1 + 2j, 3 - 4j, -0.5 + 0j), (0 + 1j, 2.5 + 2j, 1e3 - 1e-3j)
 MANY = [complex(n, -n) for n in range(1000)]
 STRINGS = [[], [""], ["\u00e9", "\u65e5\u672c\U0001f577", "\0", "x" * 300], [f"/var/log/{n}" for n in range(100)]]
@@ -132,9 +130,6 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
     assert child.call(COMPLEX, "complex::always_fail") == task_error("Custom", "this task always fails")
 
 
-# --------------------------------------------------------------------------------------------------------------- inputs
-
-
 @pytest.mark.parametrize(
     ("task", "values", "text"),
     [
@@ -177,8 +172,6 @@ def test_a_malformed_payload_or_context_is_an_error(spawn, raw_ctx, raw_inputs):
     assert error.kind == "TaskError"
     assert error.content.kind in ("DeserializationError", "InvalidTaskContext")
 
-
-# --------------------------------------------------------------------------------------------------- commit and cleanup
 
 SUM = "assert_outputs_sum_zero"
 
