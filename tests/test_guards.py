@@ -63,7 +63,7 @@ def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(spaw
 
 @pytest.mark.ours
 @pytest.mark.parametrize(("package", "task", "status"), CRASHES)
-def test_a_crash_report_names_package_and_task(spawn, package, task, status):
+def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(spawn, package, task, status):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
     assert child.call("crashing", "no_such_task").kind == "TaskError"
@@ -73,7 +73,6 @@ def test_a_crash_report_names_package_and_task(spawn, package, task, status):
     assert f"in {package}::{task}\n" in child.stderr()
     assert child.stderr().count(f"in {package}::") == 1
     assert "no_such_task" not in child.stderr()
-    # What a task has printed survives its crash.
     assert child.stderr().startswith("unflushed" + "last words" * (task == "print_and_crash"))
 
 

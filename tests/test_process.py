@@ -299,7 +299,7 @@ def place(package_dir):
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("form", ["module", "executable", "link"])
+@pytest.mark.parametrize("form", ["module", "script", "executable", "link"])
 def test_ways_to_start_it(spawn, place, form):
     """From a directory with nothing but the two files, with the python3 that PATH has."""
     program = place / "bin" / "spider_executor.py"
@@ -307,6 +307,7 @@ def test_ways_to_start_it(spawn, place, form):
     (place / "spider-task-executor").symlink_to(program)
     command, cwd = {
         "module": ([sys.executable, "-m", "spider_executor"], place / "bin"),
+        "script": ([sys.executable, "-IS", str(program)], "/"),
         "executable": ([str(program)], "/"),
         "link": ([str(place / "spider-task-executor")], "/"),
     }[form]

@@ -242,7 +242,6 @@ OUTCOMES = [
     ("buffers", "error_of_size:5000", b"", 1, 1, 20_000),
     pytest.param("buffers", f"error_of_size:{RESPONSE_DATA_MAX}", b"", 1, 1, 20, marks=pytest.mark.ours),
     ("buffers", "empty_dangling", b"", 0, 0, 20_000),
-    ("buffers", "empty_null", b"", 0, 0, 20_000),
     ("buffers", "no_such_task", b"", 1, 1, 20_000),
     ("missing", "task", b"", 0, 0, 4_000),
     pytest.param("..", "task", b"", 0, 0, 20_000, marks=pytest.mark.ours),

@@ -107,12 +107,15 @@ def test_a_task_fails_or_is_missing_and_both_packages_go_on(spawn, package, task
         assert child.call(COMPLEX, "complex::sub", [[]], [[]]) == [[[]]]
 
 
-# test_sdk_c.py has vectors of equal lengths that are wrong.
-@pytest.mark.parametrize("name", ["add", "sub", "dot_product", "cross_product"])
-def test_vectors_of_different_lengths_are_refused(spawn, name):
-    error = spawn().call(COMPLEX, f"complex::{name}", vector(*[0j] * 12), vector(*[0j] * 7))
+LENGTHS = [(name, 12, 7) for name in ("add", "sub", "dot_product", "cross_product")]
+LENGTHS += [pytest.param("cross_product", size, size, marks=ours) for size in (0, 2, 4)]
+
+
+@pytest.mark.parametrize(("name", "a", "b"), LENGTHS)
+def test_vectors_of_a_wrong_length_are_refused(spawn, name, a, b):
+    error = spawn().call(COMPLEX, f"complex::{name}", vector(*[0j] * a), vector(*[0j] * b))
     assert (error.kind, error.content.kind) == ("TaskError", "ExecutionError")
-    assert {"12", "7"} <= set(re.findall(r"\d+", error.content.text))
+    assert {str(a), str(b)} <= set(re.findall(r"\d+", error.content.text))
 
 
 @ours
