@@ -31,44 +31,49 @@ def check_error(child, message, call=None):
     return fields
 
 
-# -------------------------------------------------------------------------------------------------------------- crashes
+# ----------------------------------------------------------------------------------------------------- crashes and exit
 
 CRASHES = [
-    ("crashing", "sigsegv:8", signal.SIGSEGV),
-    ("crashing", "sigabrt", signal.SIGABRT),
-    ("crashing", "sigbus", signal.SIGBUS),
-    ("crashing", "sigfpe", signal.SIGFPE),
-    pytest.param("crashing", "stack_overflow", signal.SIGSEGV, marks=pytest.mark.ours),
-    ("crashing", f"raise:{int(signal.SIGILL)}", signal.SIGILL),
-    ("crashing", "crash_in_a_thread", signal.SIGSEGV),
-    pytest.param("cxx", "uncaught", signal.SIGABRT, marks=needs_cxx),
-    pytest.param("cxx", "forget_thread", signal.SIGABRT, marks=needs_cxx),
+    ("crashing", "sigsegv:8", -signal.SIGSEGV),
+    ("crashing", "sigabrt", -signal.SIGABRT),
+    ("crashing", "sigbus", -signal.SIGBUS),
+    ("crashing", "sigfpe", -signal.SIGFPE),
+    pytest.param("crashing", "stack_overflow", -signal.SIGSEGV, marks=pytest.mark.ours),
+    ("crashing", f"raise:{int(signal.SIGILL)}", -signal.SIGILL),
+    ("crashing", "crash_in_a_thread", -signal.SIGSEGV),
+    pytest.param("descriptors", "print_and_crash", -signal.SIGABRT, marks=pytest.mark.ours),
+    pytest.param("cxx", "uncaught", -signal.SIGABRT, marks=needs_cxx),
+    pytest.param("cxx", "forget_thread", -signal.SIGABRT, marks=needs_cxx),
+]
+OTHER_ENDS = [
+    ("crashing", f"raise:{int(signal.SIGKILL)}", -signal.SIGKILL),
+    ("odd", "crash", -signal.SIGABRT),
+    ("integration_test_tasks", "always_panic", -signal.SIGABRT),
+    *(("exiting", f"_exit:{status}", status) for status in (0, 7)),
 ]
 
 
-@pytest.mark.parametrize(
-    ("package", "task", "number"),
-    [*CRASHES, ("crashing", f"raise:{int(signal.SIGKILL)}", signal.SIGKILL), ("odd", "crash", signal.SIGABRT)],
-)
-def test_a_crash_is_the_end_of_stdout_and_shows_in_the_exit_status(spawn, package, task, number):
+@pytest.mark.parametrize(("package", "task", "status"), CRASHES + OTHER_ENDS)
+def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(spawn, package, task, status):
     child = spawn()
     assert child.serves()
     child.send(request(package, task) + request("buffers", "echo"))
-    assert child.read_to_end() == (b"", -number)
+    assert child.read_to_end() == (b"", status)
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("package", "task", "number"), CRASHES)
-def test_a_crash_report_names_package_and_task(spawn, package, task, number):
-    """No other task is named, even if one ran before."""
+@pytest.mark.parametrize(("package", "task", "status"), CRASHES)
+def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(spawn, package, task, status):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
     assert child.call("crashing", "no_such_task").kind == "TaskError"
+    child.call("crashing", "raise:0")
     child.send(request(package, task))
-    assert child.read_to_end() == (b"", -number)
+    assert child.read_to_end() == (b"", status)
     assert f"in {package}::{task}\n" in child.stderr()
     assert child.stderr().count(f"in {package}::") == 1
     assert "no_such_task" not in child.stderr()
+    assert child.stderr().startswith("unflushed" + "last words" * (task == "print_and_crash"))
 
 
 @pytest.mark.ours
@@ -79,14 +84,6 @@ def test_a_crash_after_a_task_took_away_descriptors_or_handlers(spawn, package, 
     child.send(request("crashing", "sigsegv"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
     assert ("in crashing::sigsegv\n" in child.stderr()) == (task == "close_standard")
-
-
-@pytest.mark.ours
-def test_what_a_task_printed_survives_its_crash(spawn):
-    child = spawn()
-    child.send(request("descriptors", "print_and_crash"))
-    assert child.read_to_end() == (b"", -signal.SIGABRT)
-    assert child.stderr().startswith("last words")
 
 
 @pytest.mark.ours
@@ -112,9 +109,6 @@ def test_outputs_at_an_invalid_address(spawn):
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
 
 
-# ----------------------------------------------------------------------------------------------------------------- exit
-
-
 @pytest.mark.ours
 @pytest.mark.parametrize("task", ["exit:0", "exit:3", "exit_from_a_thread:0", "exit_beside_a_reader:0"])
 def test_exit_in_a_task_is_no_clean_end(group, task):
@@ -122,13 +116,6 @@ def test_exit_in_a_task_is_no_clean_end(group, task):
     group.send(request("exiting", task))
     assert group.read_to_end() == (b"", 1)
     check_error(group, "Native code called exit.", f"exiting::{task}")
-
-
-@pytest.mark.parametrize("status", [0, 7])
-def test__exit_in_a_task_is_the_end_at_once(spawn, status):
-    child = spawn()
-    child.send(request("exiting", f"_exit:{status}"))
-    assert child.read_to_end() == (b"", status)
 
 
 @pytest.mark.ours
@@ -156,7 +143,6 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
 
 
 def check_ended_child(child):
-    """The log says that one child was ended, and nothing else."""
     fields = check_error(child, "A child that a package forked returned into the executor")
     assert fields["parent"] == child.pid
 
@@ -212,10 +198,9 @@ def test_a_program_that_outlives_a_crash_does_not_delay_the_end_of_stdout(group)
     os.killpg(group.pid, 0)  # the program lives
 
 
-@pytest.mark.parametrize("rounds", [200 if FULL else 3])
-def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn, rounds):
+def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn):
     """A handler around fork that takes Python's lock makes such children hang."""
-    for _ in range(rounds):
+    for _ in range(200 if FULL else 3):
         child = spawn(start_new_session=True)
         assert child.call("forking", "start_forking:4") == [4]
         for _ in range(5):
@@ -232,27 +217,20 @@ def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn, roun
 
 @pytest.mark.ours
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("task", ["hang", "spin"])
-def test_a_running_task_ends_when_nobody_reads_stdout(spawn, task, both):
-    child = spawn()
-    child.send(request("crashing", task))
-    executor.wait_for(child.stderr, "the task")
+@pytest.mark.parametrize("call", ["crashing::hang", "crashing::spin", "odd (loading)"])
+def test_a_running_task_or_init_function_ends_when_nobody_reads_stdout(
+    spawn, build_package, package_dir, tmp_path, call, both
+):
+    build.stage(tmp_path, "odd", odd.build(build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'))
+    package, _, task = call.replace(" (loading)", "::answer").partition("::")
+    child = spawn(tmp_path if package == "odd" else package_dir)
+    child.send(request(package, task))
+    executor.wait_for(child.stderr, "the call")
     child.close_output()
     if both:
         child.close_input()
     assert child.wait() == 1
-    check_error(child, "The parent is gone while a task runs.", f"crashing::{task}")
-
-
-@pytest.mark.ours
-def test_a_load_that_hangs_in_init_ends_when_nobody_reads_stdout(spawn, build_package, tmp_path):
-    build.stage(tmp_path, "odd", odd.build(build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'))
-    child = spawn(tmp_path)
-    child.send(request("odd", "answer"))
-    executor.wait_for(child.stderr, "the init function")
-    child.close_output()
-    assert child.wait() == 1
-    check_error(child, "The parent is gone while a task runs.", "odd (loading)")
+    check_error(child, "The parent is gone while a task runs.", call)
 
 
 @pytest.mark.ours

@@ -89,7 +89,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("flags", "error", "called"), FAILURES)
-def test_loading_stops_at_a_failure_and_starts_anew_next_time(spawn, packages, add, trace, flags, error, called):
+def test_loading_stops_at_a_failure_and_holds_no_name(spawn, packages, add, trace, flags, error, called):
     path = add("odd", *([] if "init" in called else [odd.INIT_GOOD]), *flags)
     child = spawn(packages, env=trace.env)
     for _ in range(2):
@@ -101,10 +101,10 @@ def test_loading_stops_at_a_failure_and_starts_anew_next_time(spawn, packages, a
     assert process.descriptors(child.pid) == before
     if error == "InvalidLibrary":
         assert str(path) in found.content
-    add("odd")
-    if "init" in called:
-        child = spawn(packages)
-    assert child.call("odd", "answer") == [1]
+    # Another file may have the name, in the same place unless init has run.
+    directory = "other" if "init" in called else "odd"
+    add(directory)
+    assert child.call(directory, "answer") == [1]
 
 
 @ours
@@ -167,17 +167,8 @@ def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, 
         assert str(path) in refused(spawn(packages), "odd", "InvalidLibrary").content
 
 
-NAMES = [
-    "d\u00edas-\u65e5\u672c-\U0001f577",
-    "with space",
-    "..odd",
-    "a.b",
-    "-x",
-    "lib",
-    "x" * 200,
-    "%s%n",
-    'quote"\\\n\x1b',
-]
+NAMES = ["d\u00edas-\u65e5\u672c-\U0001f577", "with space", "..odd", "a.b", "-x", "lib", "x" * 200, "%s%n"]
+NAMES += ['quote"\\\n\x1b']
 NOT_NAMES = ["", ".", "..", "/", "a/b", "../packages/odd", "odd/", "/odd", "odd\0", "\0", "../" * 3000]
 MISSING = ["missing", "Buffers", "buffers ", "$ORIGIN", "n" * 300, "\u00f1" * 5_000, "\x7f" * 1_000_000]
 
@@ -222,13 +213,14 @@ def test_a_package_that_is_missing_is_looked_for_again(spawn, packages, add, nam
 # ------------------------------------------------------------------------------------------------ identity, duplicates
 
 
-def test_links_are_followed(spawn, packages, tmp_path, build_package):
+def test_links_are_followed_and_need_not_be_utf8(spawn, packages, tmp_path, build_package):
     library = build.stage(tmp_path / "elsewhere", "odd", odd.build(build_package))
     (packages / "file").mkdir()
     (packages / "file" / "libfile.so").symlink_to(library)
     (packages / "odd").symlink_to(library.parent)
-    (tmp_path / "link").symlink_to(packages)
-    for directory, name in ((packages, "file"), (packages, "odd"), (tmp_path / "link", "odd")):
+    link = tmp_path / os.fsdecode(b"d\xff\xc3\xa9")
+    link.symlink_to(packages)
+    for directory, name in ((packages, "file"), (packages, "odd"), (link, "odd")):
         assert spawn(directory).call(name, "answer") == [1]
 
 
@@ -287,17 +279,7 @@ def test_a_request_is_answered_by_the_file_that_its_name_leads_to(spawn, package
     assert child.call("declared", "answer") == [3]
 
 
-def test_a_package_that_was_refused_holds_no_name(spawn, packages, add):
-    add("first", INIT_FAILS)
-    add("second", "-DNO_EXECUTE")
-    add("odd", "-DVALUE=3")
-    child = spawn(packages)
-    refused(child, "first", "PackageInitError")
-    refused(child, "second", "InvalidLibrary")
-    assert child.call("odd", "answer") == [3]
-
-
-# ------------------------------------------------------------------------------------------------------- broken files
+# ----------------------------------------------------------------------------------------- broken files and error texts
 
 
 def put(what, target, data):
@@ -328,7 +310,6 @@ OUR_TEXTS = [
     (lambda data: data[:5] + b"\2" + data[6:], "another machine"),  # big-endian
     (lambda data: data[:18] + OTHER_MACHINE + data[20:], platform.machine()),
     (lambda data: data[:58] + b"\xff" * 4 + data[62:], "cut short"),  # the size and the number of section headers
-    (lambda data: data[: len(data) // 2], "cut short"),
 ]
 
 
@@ -411,9 +392,6 @@ def test_no_elf_header_ends_the_executor(spawn, packages, build_package):
         shutil.rmtree(target.parent)
     assert served > 50
     assert child.serves()
-
-
-# --------------------------------------------------------------------------------------------------------- error texts
 
 
 @pytest.fixture

@@ -31,9 +31,6 @@ EDGES = [0, 1, 3, 4, 7, 8, 255, 256, 0xFFFF, BODY_MAX, BODY_MAX + 1, (1 << 31) -
 EDGES += [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1]
 
 
-# ------------------------------------------------------------------------------------------------------- what is right
-
-
 def read_stream(stream):
     """The requests in a stream that are to be answered, as (package, task, inputs), and how it ends."""
     requests, at = [], 0
@@ -79,9 +76,6 @@ def is_right(request, outcome):
     if name == "echo_error" and inputs == ERROR:
         return error == ExecutorError("TaskError", TdlError("Custom", "text"))
     return error.kind != "InvalidLibrary"
-
-
-# ---------------------------------------------------------------------------------------------------------- the streams
 
 
 def make_body(rng):
@@ -131,9 +125,6 @@ def make_stream(number):
     return stream
 
 
-# ------------------------------------------------------------------------------------------------------------- the test
-
-
 def replies(child, stream, count):
     """Write a stream and read `count` responses. They are fewer if stdout ends before."""
     input_fd, output_fd = child.process.stdin.fileno(), child.process.stdout.fileno()
@@ -175,10 +166,8 @@ def test_a_mutated_stream_gets_right_replies_or_a_reported_end(spawn, batch):
             for request, outcome in zip(requests, outcomes):
                 assert is_right(request, outcome), (request, outcome)
             if ending != BETWEEN_FRAMES:
-                assert (child.finish() if ending == INSIDE_A_FRAME else child.read_to_end()) == (
-                    b"",
-                    ending != SHUT_DOWN,
-                )
+                end = child.finish if ending == INSIDE_A_FRAME else child.read_to_end
+                assert end() == (b"", ending != SHUT_DOWN)
                 assert len(child.errors()) == len(child.log_lines()) == (ending != SHUT_DOWN)
                 child.kill()
                 child = None
