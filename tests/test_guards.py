@@ -103,7 +103,7 @@ def test_outputs_at_an_invalid_address(spawn):
     child = spawn()
     child.send(request("crashing", "invalid_outputs:100000"))
     assert child.read_to_end() == (b"", 1)
-    check_error(child, "A task returned an invalid pointer.", "crashing::invalid_outputs:100000")
+    check_error(child, "A task returned outputs at an invalid pointer.", "crashing::invalid_outputs:100000")
     child = spawn()
     child.send(request("crashing", "invalid_outputs:100"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
