@@ -46,7 +46,6 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def works(package_dir, spawn):
-    """Assert that a command serves, runs and checks."""
     env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
 
     def works(command, **options):

@@ -31,7 +31,6 @@ def open_files():
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """No test here may leave an open file, a thread or a child process, dead or alive."""
     before = open_files()
     yield
     gc.collect()
@@ -43,7 +42,6 @@ def nothing_left_behind():
 
 @pytest.fixture
 def start(executor_command, package_dir):
-    """Make a handle of the executor under test, or of another command."""
     with ExitStack() as stack:
 
         def make(command=executor_command):
@@ -273,7 +271,7 @@ def test_an_executor_that_the_handle_had_to_kill_has_not_crashed(start_fake):
     """It closes its stdout and lives on. It gets some seconds to end."""
     handle = start_fake("os.close(1); wait()")
     with pytest.raises(TaskTimeout, match="closed its stdout"):
-        run(handle, "t", timeout=None)
+        handle.execute("p", "t")
     assert_ended(handle)
 
 

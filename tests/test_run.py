@@ -229,11 +229,9 @@ def test_what_a_task_prints_is_no_output(run, place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_task_in_process(package_dir, number):
-    def ready(pid):
-        return "libcrashing.so" in process.maps(pid)
-
     task = ("--in-process", "--package-dir", package_dir, "crashing", "hang")
-    assert cli.interrupt(ready, "run", *task, number=number)[:2] == (-number, b"")
+    done = cli.interrupt(lambda pid: "libcrashing.so" in process.maps(pid), "run", *task, number=number)
+    assert (done.status, done.stdout) == (-number, b"")
 
 
 @pytest.mark.parametrize(
