@@ -1,7 +1,5 @@
 """The pipes to the parent: frames however they arrive, the pipes' sizes, descriptors, and parents that go away."""
 
-from __future__ import annotations
-
 import array
 import errno
 import fcntl

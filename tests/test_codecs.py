@@ -1,7 +1,5 @@
 """What holds for every decoder: golden vectors whole, cut and surrounded, and then mutations of them."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import random

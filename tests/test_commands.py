@@ -1,7 +1,5 @@
 """The command line around its commands: help, usage, what goes to a terminal, signals, and what a start imports."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,25 +17,16 @@ pytestmark = pytest.mark.ours
 TASKS = "integration_test_tasks"
 
 
-# ------------------------------------------------------------------------------------------------------------ usage
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (
-            ["--help"],
-            "run,check,--version,SPIDER_TDL_PACKAGE_DIR,RUST_LOG,exit codes,0 ,1 ,2 ,3 ,130 ,141 ,examples,gdb",
-        ),
-        (
-            ["run", "-h"],
-            "--timeout SECONDS,--repeat N,--raw,--commit,--executor PATH,--in-process,@FILE,before PACKAGE",
-        ),
-        (["check", "--help"], "--package-dir DIR,--timeout SECONDS,PACKAGE,execute,spider_check,order"),
+        ("--help", "run,check,--version,SPIDER_TDL_PACKAGE_DIR,RUST_LOG,exit codes,0 ,1 ,2 ,3 ,130 ,141 ,examples,gdb"),
+        ("run -h", "--timeout SECONDS,--repeat N,--raw,--commit,--executor PATH,--in-process,@FILE,before PACKAGE"),
+        ("check --help", "--package-dir DIR,--timeout SECONDS,PACKAGE,execute,spider_check,order"),
     ],
 )
 def test_help_is_the_manual(arguments, words):
-    done = cli.call(*arguments)
+    done = cli.call(*arguments.split())
     assert (done.status, done.stderr) == (0, "")
     text = done.stdout.decode("ascii")
     assert max(map(len, text.splitlines())) <= 80
@@ -119,8 +108,6 @@ def test_stdin_and_stderr_may_be_closed(package_dir, shell):
     assert (done.status, done.stdout) == (0, b"[55]\n")
 
 
-# ---------------------------------------------------------------------------------------------------------- terminals
-
 # Control characters of both kinds, one that reverses the text, a line separator, and one that has no meaning.
 UNSAFE = "\x1b[2J\n\x7f\x9b\u202e\u2028\ue000"
 
@@ -166,9 +153,6 @@ def test_check_shows_names_and_errors_safely(tmp_path):
     assert last == "0 of 2 packages serve"
 
 
-# ------------------------------------------------------------------------------------------------------------ signals
-
-
 @pytest.mark.parametrize("arguments", [["run", "hang", "t"], ["check", "--timeout", "100"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_no_executor_outlives_a_command(build_package, tmp_path, arguments, number):
@@ -186,23 +170,16 @@ def test_no_executor_outlives_a_command(build_package, tmp_path, arguments, numb
 
 
 def test_nohup_holds_for_the_commands(package_dir):
-    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *cli.COMMAND, "run", "--package-dir", str(package_dir)]
-    with subprocess.Popen([*command, "process", "sleep:500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        executor.wait_for(lambda: process.children(run.pid), "the executor to start")
-        run.send_signal(signal.SIGHUP)
-        assert run.communicate(timeout=executor.DEADLINE)[0] == b"[500]\n"
-    assert run.returncode == 0
+    arguments = ["run", "--package-dir", package_dir, "process", "sleep:500"]
+    done = cli.interrupt(process.children, *arguments, number=signal.SIGHUP, shell='trap "" HUP; exec "$@"')
+    assert (done.status, done.stdout) == (0, b"[500]\n")
 
 
 def test_the_modules_are_found_wherever_the_program_is_started(package_dir, tmp_path):
+    env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
     (tmp_path / "link").symlink_to(build.ROOT / "spider_executor.py")
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
     for start in (["-IS", tmp_path / "link"], ["-m", "spider_executor"], [build.ROOT / "spider_executor.py"]):
-        done = subprocess.run(
-            [sys.executable, *start, "run", TASKS, "fibonacci", "10"],
-            cwd=build.ROOT if "-m" in start else tmp_path,
-            env=cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir)),
-            stdout=subprocess.PIPE,
-            timeout=executor.DEADLINE,
-        )
-        assert (done.returncode, done.stdout) == (0, b"[55]\n")
+        cwd = build.ROOT if "-m" in start else tmp_path
+        command = [sys.executable, *start, "run", TASKS, "fibonacci", "10"]
+        assert subprocess.check_output(command, cwd=cwd, env=env, timeout=executor.DEADLINE) == b"[55]\n"

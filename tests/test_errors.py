@@ -1,7 +1,5 @@
 """TdlError and ExecutorError: kinds, texts, and which bytes are a TdlError when a package returns them."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import struct

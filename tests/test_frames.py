@@ -1,7 +1,5 @@
 """Frames: the length and its limit. And what protocol.py imports."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

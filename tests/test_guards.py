@@ -1,7 +1,5 @@
 """What native code does to the process: crashes, `exit`, forks, signals, and what it leaves; parents that are gone."""
 
-from __future__ import annotations
-
 import os
 import resource
 import select
@@ -143,7 +141,7 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
 
 
 def check_ended_child(child):
-    fields = check_error(child, "A child that a package forked returned into the executor")
+    fields = check_error(child, "A child forked by a package returned into the executor")
     assert fields["parent"] == child.pid
 
 

@@ -1,7 +1,5 @@
 """The logs: what RUST_LOG lets through, one JSON object per line, and a stderr that is full, broken or closed."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

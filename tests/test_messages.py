@@ -1,7 +1,5 @@
 """Requests and responses: what is wrong with a body, and where the executor finds the fields of a request."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,7 +1,5 @@
 """msgpack: every marker, limits, map keys, and what is refused."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Packages: how they are found and loaded, what is refused and with which text, and the classes that load them."""
 
-from __future__ import annotations
-
 import os
 import platform
 import random

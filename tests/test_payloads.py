@@ -1,7 +1,5 @@
 """Payloads and the task context."""
 
-from __future__ import annotations
-
 import pytest
 import vectors
 from helpers.codec import END, refuses

@@ -1,7 +1,5 @@
 """How the process starts and ends, its package directory, and what tasks see of it."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

@@ -1,7 +1,6 @@
 """The command `run`: real executors, real packages, and what a shell sees of them."""
 
-from __future__ import annotations
-
+import functools
 import os
 import re
 import signal
@@ -22,26 +21,15 @@ PLACES = pytest.mark.parametrize("place", [[], ["--in-process"]], ids=["executor
 
 @pytest.fixture
 def run(package_dir):
-    def run(*arguments, **options):
-        return cli.call("run", "--package-dir", package_dir, *arguments, **options)
-
-    return run
+    return functools.partial(cli.call, "run", "--package-dir", package_dir)
 
 
 @pytest.fixture
-def script(tmp_path):
-    """Write a file for --executor."""
-
-    def script(text, mode=0o755):
-        path = tmp_path / "executor"
-        path.write_text(text)
-        path.chmod(mode)
-        return path
-
-    return script
-
-
-# --------------------------------------------------------------------------------------------------- values and outputs
+def other(tmp_path):
+    """A file for --executor."""
+    path = tmp_path / "executor"
+    path.touch(0o755)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -93,7 +81,7 @@ def test_values_come_from_arguments_files_and_stdin_as_utf8_in_any_locale(run, t
 @pytest.mark.parametrize(
     ("value", "texts"),
     [
-        ("hello", ["expected JSON, found hello:", "quotes"]),
+        ("hello", ["expected JSON, found hello:", "a string is written as"]),
         ("[1, x]", ["expected JSON, found [1, x]:"]),
         ("", ["expected JSON, found"]),
         ("--timeout", ["expected JSON, found --timeout:", "options go before PACKAGE"]),
@@ -136,16 +124,13 @@ def test_a_request_that_is_too_large_is_wrong_usage(run):
     ],
     ids=["keys", "bytes", "deep", "empty", "cut", "large", "key"],
 )
-def test_outputs_that_json_lacks_are_readable_or_for_raw(run, script, outputs, stdout):
+def test_outputs_that_json_lacks_are_readable_or_for_raw(run, other, outputs, stdout):
     reply = protocol.encode_frame(protocol.encode_response(protocol.Result(protocol.Success(outputs), 1)))
-    task = ["--executor", script(f"#!{sys.executable} -IS\nimport os\nos.write(1, {reply!r})\n"), "p", "t"]
-    done = run(*task)
+    other.write_text(f"#!{sys.executable} -IS\nimport os\nos.write(1, {reply!r})\n")
+    done = run("--executor", other, "p", "t")
     assert (done.status, done.stdout) == (0 if stdout else 1, stdout), done.stderr
     assert ("--raw" in done.stderr) == (not stdout)
-    assert run("--raw", *task)[:2] == (0, outputs)
-
-
-# ------------------------------------------------------------------------------------------------------------- failures
+    assert run("--raw", "--executor", other, "p", "t")[:2] == (0, outputs)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +180,6 @@ def test_no_reply_is_told_from_a_failure(run, options, task, text):
         assert text in last
 
 
-# ---------------------------------------------------------------------------------------------------------------- times
-
-
 @PLACES
 def test_the_time_is_that_of_the_task(run, place):
     started = time.monotonic()
@@ -233,9 +215,6 @@ def test_a_terminal_is_told_after_some_seconds_how_to_limit_the_wait(run, packag
         assert "still waiting" not in done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------- in process
-
-
 @pytest.mark.parametrize(("task", "status"), [(["crashing", "raise:11"], -11), (["exiting", "_exit:7"], 7)])
 def test_in_process_is_this_very_process(run, task, status):
     assert run("--in-process", *task).status == status
@@ -250,11 +229,9 @@ def test_what_a_task_prints_is_no_output(run, place):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_task_in_process(package_dir, number):
-    def ready(pid):
-        return "libcrashing.so" in process.maps(pid)
-
     task = ("--in-process", "--package-dir", package_dir, "crashing", "hang")
-    assert cli.interrupt(ready, "run", *task, number=number)[:2] == (-number, b"")
+    done = cli.interrupt(lambda pid: "libcrashing.so" in process.maps(pid), "run", *task, number=number)
+    assert (done.status, done.stdout) == (-number, b"")
 
 
 @pytest.mark.parametrize(
@@ -268,13 +245,10 @@ def test_in_process_frees_each_buffer_once(run, build_package, tmp_path, task, s
     assert counts.read() == (count, count, 0)
 
 
-# ----------------------------------------------------------------------------------------------------- another executor
-
-
-def test_another_executor_is_started_without_arguments(run, script, tmp_path):
+def test_another_executor_is_started_without_arguments(run, other, tmp_path):
     command = " ".join(f"'{part}'" for part in cli.COMMAND)
-    path = script(f"#!/bin/sh\necho $# > {tmp_path}/started\nexec {command}\n")
-    for name in (path, os.path.relpath(path)):
+    other.write_text(f"#!/bin/sh\necho $# > {tmp_path}/started\nexec {command}\n")
+    for name in (other, os.path.relpath(other)):
         assert run("--executor", name, TASKS, "fibonacci", "10")[:2] == (0, b"[55]\n")
         assert (tmp_path / "started").read_text() == "0\n"
 
@@ -288,11 +262,15 @@ def test_another_executor_is_started_without_arguments(run, script, tmp_path):
         ("#!/bin/sh\n", 0o644, 2, "executor: Permission denied"),
         ("not a program\n", 0o755, 2, "executor: Exec format error"),
         ("#!/nonexistent/python\n", 0o755, 2, "executor: .*interpreter"),
-        (None, 0, 2, "executor: No such file or directory$"),
+        (None, None, 2, "executor: No such file or directory$"),
     ],
 )
-def test_an_executor_that_does_not_serve(run, script, tmp_path, text, mode, status, complaint):
-    path = tmp_path / "executor" if text is None else script(text, mode)
-    done = run("--executor", path, TASKS, "fibonacci", "10")
+def test_an_executor_that_does_not_serve(run, other, text, mode, status, complaint):
+    if text is None:
+        other.unlink()
+    else:
+        other.write_text(text)
+        other.chmod(mode)
+    done = run("--executor", other, TASKS, "fibonacci", "10")
     assert (done.status, done.stdout) == (status, b"")
     assert re.search(complaint, done.complaint)

@@ -1,7 +1,5 @@
 """The loop: calls and their cache, elapsed_us, results of every shape and size, and the memory that they take."""
 
-from __future__ import annotations
-
 import os
 import time
 

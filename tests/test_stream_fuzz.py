@@ -4,8 +4,6 @@ A small reader in this file says what is right. It shares nothing with the execu
 There are 600, or 20,000 with SPIDER_FUZZ_FULL.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import random

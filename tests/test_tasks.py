@@ -1,7 +1,5 @@
 """The packages integration_test_tasks and complex, the project's or Spider's, through a real executor."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

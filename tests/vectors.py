@@ -3,8 +3,6 @@
 The bytes are hexadecimal. Spaces part the fields and mean nothing.
 """
 
-from __future__ import annotations
-
 from math import inf
 
 from protocol import Execute, ExecutorError, Failure, Result, Shutdown, Success, TaskContext, TdlError

@@ -2,7 +2,7 @@
 
 call(*arguments, stdin=b"", shell=LINE, **env)      runs a command to its end; LINE of sh starts it
 call_on_terminal(*arguments, until="", **env)       the same with a terminal; presses Ctrl-C when it shows `until`
-interrupt(ready, *arguments, signals, **env)        sends a signal to the command when ready(pid) holds
+interrupt(ready, *arguments, number, shell, **env)  sends a signal to the command when ready(pid) holds
 Done                                                status, stdout (bytes), stderr (text), complaint (its one line)
 WITHOUT_RIGHTS, WITHOUT_SIGCHLD, UNREAD_STDOUT      such LINEs: permissions hold for root; SIGCHLD is ignored;
                                                     nobody reads stdout
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from subprocess import Popen
 from typing import NamedTuple
 
 from helpers import executor
@@ -25,6 +26,7 @@ from helpers.build import ROOT
 
 # As the first line of the executable file starts it.
 COMMAND = [sys.executable, "-IS", str(ROOT / "spider_executor.py")]
+EXEC = 'exec "$@"'
 
 
 def started_by(code: str) -> str:
@@ -59,28 +61,21 @@ def environment(**changes: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in steering}, **changes}
 
 
-def call(*arguments: object, stdin: bytes = b"", shell: str = 'exec "$@"', **env: str) -> Done:
+def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) -> Done:
     """Run the command to its end. A traceback on stderr fails the test, whatever the test is about."""
-    done = subprocess.run(
-        ["sh", "-c", shell, "sh", *COMMAND, *arguments],
-        input=stdin,
-        capture_output=True,
-        env=environment(**env),
-        timeout=executor.DEADLINE,
-        check=False,
-    )
+    command = ["sh", "-c", shell, "sh", *COMMAND, *arguments]
+    options = {"env": environment(**env), "timeout": executor.DEADLINE}
+    done = subprocess.run(command, input=stdin, capture_output=True, **options)
     stderr = done.stderr.decode("utf-8")
     assert "Traceback" not in stderr, stderr
     return Done(done.returncode, done.stdout, stderr)
 
 
 @contextmanager
-def _started(arguments: tuple[object, ...], output: int, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(arguments: tuple[object, ...], output: int, env: dict[str, str], shell: str = EXEC) -> Iterator[Popen]:
     """Start the command in a process group of its own. At the end, kill it and what it has left."""
-    command, env, stdin = [*COMMAND, *arguments], environment(**env), subprocess.DEVNULL
-    with subprocess.Popen(
-        command, stdin=stdin, stdout=output, stderr=output, env=env, start_new_session=True
-    ) as process:
+    options = {"stdout": output, "stderr": output, "env": environment(**env), "start_new_session": True}
+    with Popen(["sh", "-c", shell, "sh", *COMMAND, *arguments], stdin=subprocess.DEVNULL, **options) as process:
         try:
             yield process
         finally:
@@ -108,9 +103,9 @@ def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
     return Done(status, b"", shown.decode("utf-8").replace("\r\n", "\n"))
 
 
-def interrupt(ready: Callable[[int], object], *arguments: object, number: int = signal.SIGINT, **env: str) -> Done:
+def interrupt(ready: Callable[[int], object], *arguments: object, number: int, shell: str = EXEC, **env: str) -> Done:
     """Send a signal to the command, but not to its child processes, when `ready(pid)` holds."""
-    with _started(arguments, subprocess.PIPE, env) as process:
+    with _started(arguments, subprocess.PIPE, env, shell) as process:
         executor.wait_for(lambda: ready(process.pid), "the command to be at work")
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=executor.DEADLINE)
