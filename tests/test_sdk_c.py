@@ -242,7 +242,7 @@ WRITES = [
     ("Part:1", ["é"], NOT_UTF8),
     ("list Part:0:3 string", [["a", "b"]], NOT_UTF8),  # over two strings
     ("Count:2 Nil Null_cstring", [], "[1]: NULL is not a string"),
-    # What was written is lost if the task fails.
+    # A task that fails has no outputs.
     ("Begin_list Ints:70000 fail", [b"in the end"], TdlError("Custom", "in the end")),
 ]  # fmt: skip
 

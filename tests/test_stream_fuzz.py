@@ -30,7 +30,7 @@ EDGES += [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1]
 
 
 def read_stream(stream):
-    """The requests in a stream that are to be answered, as (package, task, inputs), and how it ends."""
+    """Return the requests of a stream that get a response, as (package, task, inputs), and how the stream ends."""
     requests, at = [], 0
     while at < len(stream):
         size = int.from_bytes(stream[at : at + 4], "big")

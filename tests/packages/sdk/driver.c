@@ -320,7 +320,7 @@ static void replay_in_threads(void)
     }
 }
 
-/* Where the payload ends: what is behind it does not matter. */
+/* The end of the payload. Bytes after it do not matter. */
 static size_t payload_end(bytes inputs)
 {
     uint32_t count = inputs.size < 4 ? 0 : le32(inputs.data);
