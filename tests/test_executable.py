@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -16,9 +17,13 @@ from spider_executor import START
 pytestmark = pytest.mark.ours
 
 TASK = ["integration_test_tasks", "fibonacci"]
+INTERPRETER_MAX = 255 - len(f"#! -ISc{START}")
 # Not the link in a virtual environment, whose path may be too long for a first line.
 PYTHON = os.path.realpath(sys.executable)
-INTERPRETER_MAX = 255 - len(f"#! -ISc{START}")
+if len(PYTHON) > INTERPRETER_MAX:
+    link = os.path.join(tempfile.mkdtemp(), "python3")
+    os.symlink(PYTHON, link)
+    PYTHON = link
 
 
 def make(directory, interpreter=PYTHON, fails=False, **env):
