@@ -623,7 +623,7 @@ def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None
 
 def _discard_prints(log_fd: int) -> None:
     """Replace the broken log pipe by /dev/null wherever it is still open. Otherwise the next print can end a task."""
-    null, pipe = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), os.fstat(log_fd)
+    pipe, null = os.fstat(log_fd), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     for fd in (1, 2, log_fd):
         try:
             if os.path.samestat(os.fstat(fd), pipe):
