@@ -22,8 +22,13 @@ SPIDERS_OWN = ("integration_test_tasks", "complex")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("spider")
-    group.addoption("--executor", help="run the tests of the process against this spider-task-executor")
-    group.addoption("--package-dir", help=f"take {' and '.join(SPIDERS_OWN)} from this directory")
+    group.addoption(
+        "--executor",
+        help="run the tests of the process against this spider-task-executor",
+    )
+    group.addoption(
+        "--package-dir", help=f"take {' and '.join(SPIDERS_OWN)} from this directory"
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -44,7 +49,9 @@ def build_package(tmp_path_factory: pytest.TempPathFactory) -> build.PackageBuil
 
 @pytest.fixture(scope="session")
 def package_dir(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, build_package: build.PackageBuilder
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    build_package: build.PackageBuilder,
 ) -> Path:
     """A directory with integration_test_tasks and complex, and with every package of tests/packages/."""
     directory = tmp_path_factory.mktemp("packages")
@@ -54,7 +61,9 @@ def package_dir(
         sources += [build.NATIVE / f"{name}.c" for name in SPIDERS_OWN]
     else:
         for name in SPIDERS_OWN:
-            build.stage(directory, name, Path(others).resolve() / name / f"lib{name}.so")
+            build.stage(
+                directory, name, Path(others).resolve() / name / f"lib{name}.so"
+            )
     for library, source in zip(build_package.all_of(sources), sources):
         build.stage(directory, source.stem, library)
     return directory
@@ -68,7 +77,11 @@ def spawn(executor_command: list[str], package_dir: Path) -> Iterator[object]:
     """
     started: list[tuple[Executor, bool]] = []
 
-    def start(package_dir: object = package_dir, command: list[str] = executor_command, **options: object) -> Executor:
+    def start(
+        package_dir: object = package_dir,
+        command: list[str] = executor_command,
+        **options: object,
+    ) -> Executor:
         executor = Executor(command, package_dir, **options)
         started.append((executor, bool(options.get("start_new_session"))))
         return executor

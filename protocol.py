@@ -91,24 +91,32 @@ def _unexpected(expected: str, found: str, offset: int) -> ProtocolError:
 
 
 def _truncated(expected: str, found: int, offset: int) -> TruncatedError:
-    return TruncatedError(f"expected {expected}, found the end after {found} bytes at offset {offset}")
+    return TruncatedError(
+        f"expected {expected}, found the end after {found} bytes at offset {offset}"
+    )
 
 
-def _number(layout: Struct, buffer: Buffer, offset: int, end: int, name: str) -> tuple[int, int]:
+def _number(
+    layout: Struct, buffer: Buffer, offset: int, end: int, name: str
+) -> tuple[int, int]:
     """Read one number. `name` is its name in the error."""
     if end - offset < layout.size:
         raise _truncated(f"{name} ({layout.size} bytes)", end - offset, offset)
     return layout.unpack_from(buffer, offset)[0], offset + layout.size
 
 
-def _data(size: int, buffer: Buffer, offset: int, end: int, name: str) -> tuple[bytes, int]:
+def _data(
+    size: int, buffer: Buffer, offset: int, end: int, name: str
+) -> tuple[bytes, int]:
     """Read `size` bytes."""
     if size > end - offset:
         raise _truncated(f"{name} of {size} bytes", end - offset, offset)
     return bytes(buffer[offset : offset + size]), offset + size
 
 
-def _field(layout: Struct, buffer: Buffer, offset: int, end: int, name: str) -> tuple[bytes, int]:
+def _field(
+    layout: Struct, buffer: Buffer, offset: int, end: int, name: str
+) -> tuple[bytes, int]:
     """Read a length and that many bytes."""
     size, offset = _number(layout, buffer, offset, end, f"the length of {name}")
     return _data(size, buffer, offset, end, name)
@@ -119,14 +127,18 @@ def _decode_text(data: bytes, offset: int, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _unexpected(f"{name} in UTF-8", f"byte {data[error.start]:02x}", offset + error.start) from None
+        raise _unexpected(
+            f"{name} in UTF-8", f"byte {data[error.start]:02x}", offset + error.start
+        ) from None
 
 
 def _encode_text(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ProtocolError(f"expected text, found a lone surrogate at character {error.start}") from None
+        raise ProtocolError(
+            f"expected text, found a lone surrogate at character {error.start}"
+        ) from None
 
 
 class _Record:
@@ -166,7 +178,9 @@ def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     start = offset + FRAME_HEADER_SIZE
     if start > len(buffer):
         raise _truncated("a frame header (4 bytes)", len(buffer) - offset, offset)
-    return _data(frame_end(buffer, offset) - start, buffer, start, len(buffer), "a frame body")
+    return _data(
+        frame_end(buffer, offset) - start, buffer, start, len(buffer), "a frame body"
+    )
 
 
 def frame_end(buffer: Buffer, offset: int) -> int:
@@ -181,7 +195,9 @@ def frame_end(buffer: Buffer, offset: int) -> int:
 
 
 def _body_too_large(length: int) -> ProtocolError:
-    return ProtocolError(f"expected a frame body of at most {FRAME_BODY_MAX} bytes, found a length of {length}")
+    return ProtocolError(
+        f"expected a frame body of at most {FRAME_BODY_MAX} bytes, found a length of {length}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- requests
@@ -195,7 +211,9 @@ class Execute(_Record):
 
     __slots__ = ("package", "task_func", "raw_ctx", "raw_inputs")
 
-    def __init__(self, package: str, task_func: str, raw_ctx: bytes, raw_inputs: bytes) -> None:
+    def __init__(
+        self, package: str, task_func: str, raw_ctx: bytes, raw_inputs: bytes
+    ) -> None:
         self.package = package
         self.task_func = task_func
         self.raw_ctx = raw_ctx
@@ -219,14 +237,18 @@ def encode_request(request: Execute | Shutdown) -> bytes:
     return b"".join(parts)
 
 
-def decode_request(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Execute | Shutdown, int]:
+def decode_request(
+    buffer: Buffer, offset: int = 0, end: int | None = None
+) -> tuple[Execute | Shutdown, int]:
     """Read the body of a request."""
     end = len(buffer) if end is None else end
     tag, at = _number(_LE_U32, buffer, offset, end, "a request tag")
     if tag == _SHUTDOWN:
         return Shutdown(), at
     if tag != _EXECUTE:
-        raise _unexpected("request tag 0 (Execute) or 1 (Shutdown)", f"tag {tag}", offset)
+        raise _unexpected(
+            "request tag 0 (Execute) or 1 (Shutdown)", f"tag {tag}", offset
+        )
     package, task_func, at = decode_names(buffer, offset, end)
     raw_ctx, at = _field(_LE_U64, buffer, at, end, "raw_ctx")
     raw_inputs, at = _field(_LE_U64, buffer, at, end, "raw_inputs")
@@ -241,7 +263,9 @@ def decode_names(buffer: Buffer, offset: int, end: int) -> tuple[str, str, int]:
     return package_text, _decode_text(task_func, task_at + 8, "task_func"), after
 
 
-def locate_request(buffer: Buffer, offset: int, end: int) -> tuple[int, int, int, int, int, int] | None:
+def locate_request(
+    buffer: Buffer, offset: int, end: int
+) -> tuple[int, int, int, int, int, int] | None:
     """Find the fields of the Execute between `offset` and `end` without copying anything.
 
     Returns the offset and the size in bytes of task_func, raw_ctx and raw_inputs. Returns None for everything that is
@@ -303,7 +327,11 @@ class Result(_Record):
 
 def response_head(outcome_tag: int, size: int) -> bytes:
     """Return everything before the data of a response frame, which is `size` bytes of outputs or of an error."""
-    return _BE_U32.pack(size + _RESPONSE_OVERHEAD) + _RESULT_TAG + _TAG_AND_LENGTH.pack(outcome_tag, size)
+    return (
+        _BE_U32.pack(size + _RESPONSE_OVERHEAD)
+        + _RESULT_TAG
+        + _TAG_AND_LENGTH.pack(outcome_tag, size)
+    )
 
 
 # Returns everything after the data of a response frame, which is `elapsed_us`.
@@ -316,10 +344,16 @@ def encode_response(response: Result) -> bytes:
         tag, data = SUCCESS, response.outcome.outputs
     else:
         tag, data = FAILURE, response.outcome.error
-    return response_head(tag, len(data))[FRAME_HEADER_SIZE:] + data + response_tail(response.elapsed_us)
+    return (
+        response_head(tag, len(data))[FRAME_HEADER_SIZE:]
+        + data
+        + response_tail(response.elapsed_us)
+    )
 
 
-def decode_response(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Result, int]:
+def decode_response(
+    buffer: Buffer, offset: int = 0, end: int | None = None
+) -> tuple[Result, int]:
     """Read the body of a response."""
     end = len(buffer) if end is None else end
     tag, outcome_at = _number(_LE_U32, buffer, offset, end, "a response tag")
@@ -334,7 +368,9 @@ def decode_response(buffer: Buffer, offset: int = 0, end: int | None = None) -> 
         data, at = _field(_LE_U64, buffer, at, end, "error")
         outcome = Failure(data)
     else:
-        raise _unexpected("outcome tag 0 (Success) or 1 (Failure)", f"tag {outcome_tag}", outcome_at)
+        raise _unexpected(
+            "outcome tag 0 (Success) or 1 (Failure)", f"tag {outcome_tag}", outcome_at
+        )
     elapsed_us, at = _number(_LE_U64, buffer, at, end, "elapsed_us")
     return Result(outcome, elapsed_us), at
 
@@ -350,7 +386,9 @@ def encode_payload(values: Iterable[bytes]) -> bytes:
     return b"".join((_LE_U32.pack(len(parts) // 2), *parts))
 
 
-def decode_payload(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[list[bytes], int]:
+def decode_payload(
+    buffer: Buffer, offset: int = 0, end: int | None = None
+) -> tuple[list[bytes], int]:
     """Read a payload. Its values stay msgpack."""
     end = len(buffer) if end is None else end
     count, offset = _number(_LE_U32, buffer, offset, end, "a payload count")
@@ -379,8 +417,18 @@ def unpack_values(payload: Buffer) -> list[Any]:
 _FORMS = {
     "bin": ((0xC4, Struct(">B")), (0xC5, Struct(">H")), (0xC6, Struct(">I"))),
     "float": ((0xCA, Struct(">f")), (0xCB, _BE_F64)),
-    "uint": ((0xCC, Struct(">B")), (0xCD, Struct(">H")), (0xCE, Struct(">I")), (0xCF, Struct(">Q"))),
-    "int": ((0xD0, Struct(">b")), (0xD1, Struct(">h")), (0xD2, Struct(">i")), (0xD3, Struct(">q"))),
+    "uint": (
+        (0xCC, Struct(">B")),
+        (0xCD, Struct(">H")),
+        (0xCE, Struct(">I")),
+        (0xCF, Struct(">Q")),
+    ),
+    "int": (
+        (0xD0, Struct(">b")),
+        (0xD1, Struct(">h")),
+        (0xD2, Struct(">i")),
+        (0xD3, Struct(">q")),
+    ),
     "str": ((0xD9, Struct(">B")), (0xDA, Struct(">H")), (0xDB, Struct(">I"))),
     "array": ((0xDC, Struct(">H")), (0xDD, Struct(">I"))),
     "map": ((0xDE, Struct(">H")), (0xDF, Struct(">I"))),
@@ -394,7 +442,11 @@ _MARKERS: dict[int, tuple[str, Struct | None, Any]] = {
     0xC0: ("nil", None, None),
     0xC2: ("bool", None, False),
     0xC3: ("bool", None, True),
-    **{marker: (kind, layout, None) for kind, forms in _FORMS.items() for marker, layout in forms},
+    **{
+        marker: (kind, layout, None)
+        for kind, forms in _FORMS.items()
+        for marker, layout in forms
+    },
     **{0x100 + n: ("int", None, n) for n in range(-32, 0)},  # e0 to ff
 }
 
@@ -434,10 +486,14 @@ def pack(value: Any) -> bytes:
                 out += item
             elif isinstance(item, (list, tuple, dict)):
                 if len(open_containers) > MSGPACK_DEPTH_MAX:
-                    raise ProtocolError(f"expected at most {MSGPACK_DEPTH_MAX} nested containers, found more")
+                    raise ProtocolError(
+                        f"expected at most {MSGPACK_DEPTH_MAX} nested containers, found more"
+                    )
                 if isinstance(item, dict):
                     out += _pack_size("map", 0x80, 16, len(item))
-                    open_containers.append(part for entry in item.items() for part in entry)
+                    open_containers.append(
+                        part for entry in item.items() for part in entry
+                    )
                 else:
                     out += _pack_size("array", 0x90, 16, len(item))
                     open_containers.append(iter(item))
@@ -462,7 +518,9 @@ def _pack_number(kind: str, number: int) -> bytes:
     for marker, layout in _FORMS[kind]:
         if bits <= 8 * layout.size:
             return bytes((marker,)) + layout.pack(number)
-    raise ProtocolError(f"expected a msgpack {kind} of at most {8 * layout.size} bits, found one of {bits} bits")
+    raise ProtocolError(
+        f"expected a msgpack {kind} of at most {8 * layout.size} bits, found one of {bits} bits"
+    )
 
 
 def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
@@ -484,14 +542,20 @@ def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any
             offset = after
         elif kind in ("array", "map"):
             count = 2 * value if kind == "map" else value
-            parent, siblings, _ = open_containers[-1] if open_containers else ("", [], 0)
+            parent, siblings, _ = (
+                open_containers[-1] if open_containers else ("", [], 0)
+            )
             is_key = parent == "key" or (parent == "map" and len(siblings) % 2 == 0)
             if is_key and kind == "map":
-                raise _unexpected("a map key that is not a map", _found(kind, value), at)
+                raise _unexpected(
+                    "a map key that is not a map", _found(kind, value), at
+                )
             if count > end - offset:
                 raise _truncated(_found(kind, value), end - offset, offset)
             if len(open_containers) == MSGPACK_DEPTH_MAX:
-                raise _unexpected(f"at most {MSGPACK_DEPTH_MAX} nested containers", "another one", at)
+                raise _unexpected(
+                    f"at most {MSGPACK_DEPTH_MAX} nested containers", "another one", at
+                )
             if count:
                 open_containers.append(("key" if is_key else kind, [], count))
                 continue
@@ -503,7 +567,13 @@ def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any
             if len(items) < count:
                 break
             open_containers.pop()
-            value = dict(zip(items[::2], items[1::2])) if kind == "map" else tuple(items) if kind == "key" else items
+            value = (
+                dict(zip(items[::2], items[1::2]))
+                if kind == "map"
+                else tuple(items)
+                if kind == "key"
+                else items
+            )
         else:
             return value, offset
 
@@ -514,7 +584,11 @@ def _head(buffer: Buffer, offset: int, end: int) -> tuple[str, Any, int]:
         raise _truncated("a msgpack value", 0, offset)
     marker = buffer[offset]
     if marker not in _MARKERS:
-        raise _unexpected("nil, bool, a number, str, bin, array or map", f"marker {marker:02x}", offset)
+        raise _unexpected(
+            "nil, bool, a number, str, bin, array or map",
+            f"marker {marker:02x}",
+            offset,
+        )
     kind, layout, value = _MARKERS[marker]
     if layout is None:
         return kind, value, offset + 1
@@ -542,7 +616,13 @@ class TaskContext(_Record):
     outputs.
     """
 
-    __slots__ = ("job_id", "task_id", "task_instance_id", "resource_group_id", "graph_outputs")
+    __slots__ = (
+        "job_id",
+        "task_id",
+        "task_instance_id",
+        "resource_group_id",
+        "graph_outputs",
+    )
 
     def __init__(
         self,
@@ -560,9 +640,19 @@ class TaskContext(_Record):
 
     def encode(self) -> bytes:
         """Return the context in msgpack, for the `raw_ctx` of a request."""
-        task_id = self.task_id if isinstance(self.task_id, str) else {"Index": self.task_id}
+        task_id = (
+            self.task_id if isinstance(self.task_id, str) else {"Index": self.task_id}
+        )
         outputs = None if self.graph_outputs is None else list(self.graph_outputs)
-        return pack([self.job_id, task_id, self.task_instance_id, self.resource_group_id, outputs])
+        return pack(
+            [
+                self.job_id,
+                task_id,
+                self.task_instance_id,
+                self.resource_group_id,
+                outputs,
+            ]
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
@@ -602,7 +692,9 @@ class TdlError(_Error):
 
     def __init__(self, kind: str, text: str) -> None:
         if kind not in TDL_ERROR_KINDS:
-            raise ValueError(f"expected one of {', '.join(TDL_ERROR_KINDS)}, found {kind!r}")
+            raise ValueError(
+                f"expected one of {', '.join(TDL_ERROR_KINDS)}, found {kind!r}"
+            )
         super().__init__(kind, text)
         self.kind = kind
         self.text = text
@@ -623,23 +715,36 @@ class ExecutorError(_Error):
 
     def __init__(self, kind: str, content: str | TdlError | tuple[int, ...]) -> None:
         if kind not in EXECUTOR_ERROR_KINDS:
-            raise ValueError(f"expected one of {', '.join(EXECUTOR_ERROR_KINDS)}, found {kind!r}")
+            raise ValueError(
+                f"expected one of {', '.join(EXECUTOR_ERROR_KINDS)}, found {kind!r}"
+            )
         super().__init__(kind, content)
         self.kind = kind
         self.content = content
 
     def __str__(self) -> str:
         if isinstance(self.content, tuple):
-            package, executor = (".".join(map(str, part)) for part in (self.content[:3], self.content[3:]))
+            package, executor = (
+                ".".join(map(str, part))
+                for part in (self.content[:3], self.content[3:])
+            )
             return f"{self.kind}: the package was built for {package}, this executor is {executor}"
         return f"{self.kind}: {self.content}"
 
     def encode(self) -> bytes:
         content = self.content
-        return pack({self.kind: {content.kind: content.text} if isinstance(content, TdlError) else content})
+        return pack(
+            {
+                self.kind: {content.kind: content.text}
+                if isinstance(content, TdlError)
+                else content
+            }
+        )
 
 
-def decode_tdl_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[TdlError, int]:
+def decode_tdl_error(
+    buffer: Buffer, offset: int = 0, end: int | None = None
+) -> tuple[TdlError, int]:
     """Read a TdlError. Its kind may be a name (str or bin) or an index (any unsigned form), its text str or bin."""
     end = len(buffer) if end is None else end
     at = _one_entry(buffer, offset, end)
@@ -652,18 +757,26 @@ def decode_tdl_error(buffer: Buffer, offset: int = 0, end: int | None = None) ->
     return TdlError(kind, text), after
 
 
-def decode_executor_error(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[ExecutorError, int]:
+def decode_executor_error(
+    buffer: Buffer, offset: int = 0, end: int | None = None
+) -> tuple[ExecutorError, int]:
     """Read an ExecutorError as `ExecutorError.encode` writes it."""
     end = len(buffer) if end is None else end
-    kind, content_at = _kind(EXECUTOR_ERROR_KINDS, buffer, _one_entry(buffer, offset, end), end)
+    kind, content_at = _kind(
+        EXECUTOR_ERROR_KINDS, buffer, _one_entry(buffer, offset, end), end
+    )
     content: str | TdlError | tuple[int, ...]
     if kind in ("TaskError", "PackageInitError"):
         content, after = decode_tdl_error(buffer, content_at, end)
     elif kind == "IncompatibleVersion":
         numbers, after = unpack(buffer, content_at, end)
         is_array = isinstance(numbers, list) and len(numbers) == 6
-        if not is_array or not all(type(number) is int and 0 <= number < 1 << 32 for number in numbers):
-            raise _unexpected("an array of six u32 version numbers", "another value", content_at)
+        if not is_array or not all(
+            type(number) is int and 0 <= number < 1 << 32 for number in numbers
+        ):
+            raise _unexpected(
+                "an array of six u32 version numbers", "another value", content_at
+            )
         content = tuple(numbers)
     else:
         content, after = _text(buffer, content_at, end, f"the text of {kind}")
@@ -678,7 +791,9 @@ def _one_entry(buffer: Buffer, offset: int, end: int) -> int:
     return after
 
 
-def _kind(kinds: tuple[str, ...], buffer: Buffer, offset: int, end: int) -> tuple[str, int]:
+def _kind(
+    kinds: tuple[str, ...], buffer: Buffer, offset: int, end: int
+) -> tuple[str, int]:
     """Read the name of one of `kinds`."""
     kind, after = _text(buffer, offset, end, "the kind of an error")
     if kind not in kinds:

@@ -23,7 +23,10 @@ import os
 import sys
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1 and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    if (
+        len(sys.argv) == 1
+        and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+    ):
         # Ctrl-C must not end the imports with a traceback.
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     if sys.flags.isolated:
@@ -42,7 +45,14 @@ from struct import error as StructError
 from types import FunctionType
 
 import protocol
-from protocol import FAILURE, RESPONSE_DATA_MAX, SUCCESS, ExecutorError, ProtocolError, TdlError
+from protocol import (
+    FAILURE,
+    RESPONSE_DATA_MAX,
+    SUCCESS,
+    ExecutorError,
+    ProtocolError,
+    TdlError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +61,15 @@ if TYPE_CHECKING:
 
     Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
-__all__ = ["ExecutorCrash", "ExecutorHandle", "TaskTimeout", "TdlPackage", "TdlPackageManager", "main", "own_command"]
+__all__ = [
+    "ExecutorCrash",
+    "ExecutorHandle",
+    "TaskTimeout",
+    "TdlPackage",
+    "TdlPackageManager",
+    "main",
+    "own_command",
+]
 __version__ = "0.1.0"
 
 _libc = ctypes.CDLL(None)
@@ -95,16 +113,28 @@ def serve_process() -> NoReturn:
         log.write(INFO, "Executor starts.")
         always = Log(log.fd, WARN)
         for directive in unreadable:
-            always.write(WARN, "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive.", directive=directive)
+            always.write(
+                WARN,
+                "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive.",
+                directive=directive,
+            )
         if os.isatty(0):
-            always.write(WARN, "stdin is a terminal: waiting for framed requests; see --help.")
+            always.write(
+                WARN, "stdin is a terminal: waiting for framed requests; see --help."
+            )
         package_dir = os.environ.get(PACKAGE_DIR_VARIABLE)
         if not package_dir:
             state = "not set" if package_dir is None else "empty"
-            raise RuntimeError(f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages")
+            raise RuntimeError(
+                f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages"
+            )
         if not os.path.isdir(package_dir):
             # It may be a volume that is mounted later.
-            log.write(WARN, f"{PACKAGE_DIR_VARIABLE} is no directory; requests fail until it is.", path=package_dir)
+            log.write(
+                WARN,
+                f"{PACKAGE_DIR_VARIABLE} is no directory; requests fail until it is.",
+                path=package_dir,
+            )
         manager = TdlPackageManager(package_dir)
         channel = Channel(process.pid)
         _restore_environment()
@@ -114,11 +144,20 @@ def serve_process() -> NoReturn:
         log.write(INFO, "Executor exits.")
         status = 0
     except ChildProcessError:
-        log.write(ERROR, "A child forked by a package returned into the executor; it was ended.", parent=process.pid)
+        log.write(
+            ERROR,
+            "A child forked by a package returned into the executor; it was ended.",
+            parent=process.pid,
+        )
         os._exit(EXIT_FAILURE)
     except Exception as error:
         message = _failure(error) if is_serving else "The executor cannot start."
-        log.write(ERROR, message, err=str(error) or type(error).__name__, last_call=process.call_name())
+        log.write(
+            ERROR,
+            message,
+            err=str(error) or type(error).__name__,
+            last_call=process.call_name(),
+        )
     finally:
         process.ending = True
         # Not sys.exit: our exit handler and the watchdog need the interpreter until the end.
@@ -134,8 +173,16 @@ def _failure(error: Exception) -> str:
         return "The parent no longer reads responses."
     if isinstance(error, OSError):
         is_pointer = error.errno == errno.EFAULT
-        return "A task returned outputs at an invalid pointer." if is_pointer else "The pipe to the parent broke."
-    return "Out of memory." if isinstance(error, MemoryError) else "Internal error; please report it."
+        return (
+            "A task returned outputs at an invalid pointer."
+            if is_pointer
+            else "The pipe to the parent broke."
+        )
+    return (
+        "Out of memory."
+        if isinstance(error, MemoryError)
+        else "Internal error; please report it."
+    )
 
 
 def _restore_environment() -> None:
@@ -192,7 +239,14 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
                 if len(calls) < _CALLS_MAX and len(key) <= _KEY_SIZE_MAX:
                     calls[key] = call
             _set_views(
-                views, 0, address + task_at, task_size, address + ctx_at, ctx_size, address + inputs_at, inputs_size
+                views,
+                0,
+                address + task_at,
+                task_size,
+                address + ctx_at,
+                ctx_size,
+                address + inputs_at,
+                inputs_size,
             )
             process.call = call
             process.running = True
@@ -210,11 +264,19 @@ def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> No
             channel.send(SUCCESS, data, _elapsed_us(started))
             call(_free, (result,))
         if log.level >= DEBUG:
-            log.write(DEBUG, "Request answered.", task=process.call_name(), response_size=len(data))
+            log.write(
+                DEBUG,
+                "Request answered.",
+                task=process.call_name(),
+                response_size=len(data),
+            )
 
 
 def _find_call(
-    key: bytes, manager: TdlPackageManager, process: _Process, arguments: tuple[Any, ...]
+    key: bytes,
+    manager: TdlPackageManager,
+    process: _Process,
+    arguments: tuple[Any, ...],
 ) -> Callable[..., Any]:
     """Return a function that calls the task with `arguments`. Load its package if needed. Raises ExecutorError."""
     package, task, _ = protocol.decode_names(key, 0, len(key))
@@ -256,7 +318,9 @@ class Channel:
         self._pid = pid
         for fd, name in enumerate(("stdin", "stdout")):
             if not _is_inherited(fd):
-                raise RuntimeError(f"{name} is closed; expected a pipe from the execution manager")
+                raise RuntimeError(
+                    f"{name} is closed; expected a pipe from the execution manager"
+                )
         self.input_fd, self.output_fd = _duplicate_high(0), _duplicate_high(1)
         os.set_blocking(self.input_fd, True)
         os.set_blocking(self.output_fd, True)
@@ -297,7 +361,9 @@ class Channel:
             count = os.readv(self.input_fd, [view[filled:]] if filled else whole)
             if count == 0:
                 if filled:
-                    raise protocol.TruncatedError(f"expected the rest of a frame, found the end after {filled} bytes")
+                    raise protocol.TruncatedError(
+                        f"expected the rest of a frame, found the end after {filled} bytes"
+                    )
                 return
             filled += count
 
@@ -306,7 +372,11 @@ class Channel:
         if os.getpid() != self._pid:
             raise ChildProcessError
         size = len(data)
-        parts = [protocol.response_head(outcome_tag, size), data, protocol.response_tail(elapsed_us)]
+        parts = [
+            protocol.response_head(outcome_tag, size),
+            data,
+            protocol.response_tail(elapsed_us),
+        ]
         if size <= _COPY_MAX:
             frame = b"".join(parts)
             count = os.write(self.output_fd, frame)
@@ -397,25 +467,41 @@ class TdlPackageManager:
         if name in self._by_name:
             return self._by_name[name]
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise _invalid_library(f"expected a package name without / or NUL, found {name[:20]!a}", self._package_dir)
+            raise _invalid_library(
+                f"expected a package name without / or NUL, found {name[:20]!a}",
+                self._package_dir,
+            )
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
         if file not in self._by_file:
-            self._by_file[file] = TdlPackage(path, {package.name for package in self._by_file.values()})
+            self._by_file[file] = TdlPackage(
+                path, {package.name for package in self._by_file.values()}
+            )
         self._by_name[name] = self._by_file[file]
         return self._by_file[file]
 
     def execute(self, request: protocol.Execute) -> protocol.Result:
         """Run a task in this process, for debuggers and tests. A task that crashes ends the process."""
         started = time.monotonic_ns()
-        parts = (request.task_func.encode(), request.raw_ctx, request.raw_inputs or protocol.encode_payload([]))
+        parts = (
+            request.task_func.encode(),
+            request.raw_ctx,
+            request.raw_inputs or protocol.encode_payload([]),
+        )
         try:
             call = self.load(request.package).call
-            result = call(*(_View(ctypes.cast(c_char_p(part), c_void_p), len(part)) for part in parts))
+            result = call(
+                *(
+                    _View(ctypes.cast(c_char_p(part), c_void_p), len(part))
+                    for part in parts
+                )
+            )
             outputs = bytes(read_outputs(result))
         except ExecutorError as error:
-            return protocol.Result(protocol.Failure(error.encode()), _elapsed_us(started))
+            return protocol.Result(
+                protocol.Failure(error.encode()), _elapsed_us(started)
+            )
         _free(result)
         return protocol.Result(protocol.Success(outputs), _elapsed_us(started))
 
@@ -434,21 +520,32 @@ class TdlPackage:
             found = self._function("get_version", _Version)()
             # The major number of this executor is 0, so major and minor must match.
             if (found.major, found.minor) != _ABI_VERSION[:2]:
-                raise ExecutorError("IncompatibleVersion", (found.major, found.minor, found.patch, *_ABI_VERSION))
+                raise ExecutorError(
+                    "IncompatibleVersion",
+                    (found.major, found.minor, found.patch, *_ABI_VERSION),
+                )
             view = self._function("get_name", _View)()
             if view.length and (not view.pointer or view.length > _DECLARED_NAME_MAX):
-                raise _invalid_library(f"the declared name has {view.length} bytes at address {view.pointer}", path)
+                raise _invalid_library(
+                    f"the declared name has {view.length} bytes at address {view.pointer}",
+                    path,
+                )
             try:
                 self.name = bytes(_memory(view)).decode()
             except UnicodeDecodeError as error:
-                raise ExecutorError("InvalidUtf8", _with_path(f"the declared name: {error}", path)) from None
+                raise ExecutorError(
+                    "InvalidUtf8", _with_path(f"the declared name: {error}", path)
+                ) from None
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
         except ExecutorError:
             _libc.dlclose(c_void_p(self._library._handle))
             raise
         # From here on the library stays loaded, even after an error: threads and handlers of the package may be in it.
-        if _libc.dlsym(c_void_p(self._library._handle), b"__spider_tdl_package_init") is not None:
+        if (
+            _libc.dlsym(c_void_p(self._library._handle), b"__spider_tdl_package_init")
+            is not None
+        ):
             result = self._function("init", _Result)()
             if result.is_error:
                 raise _package_error("PackageInitError", result)
@@ -501,7 +598,11 @@ def _memory(view: Any) -> bytes | memoryview:
     if not view.length:
         return b""
     memory = _Memory.from_address(view.pointer)
-    return bytes(memory[: view.length]) if view.length <= _COPY_MAX else memoryview(memory).cast("B")[: view.length]
+    return (
+        bytes(memory[: view.length])
+        if view.length <= _COPY_MAX
+        else memoryview(memory).cast("B")[: view.length]
+    )
 
 
 # https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html: magic, class, byte order | machine | offsets of the
@@ -519,18 +620,32 @@ def _check_elf(path: bytes) -> None:
     try:
         with open(path, "rb") as file:
             header, machine = file.read(_ELF_HEADER.size), os.uname().machine
-            if len(header) < _ELF_HEADER.size or not header.startswith(b"\x7fELF") or machine not in _ELF_MACHINES:
+            if (
+                len(header) < _ELF_HEADER.size
+                or not header.startswith(b"\x7fELF")
+                or machine not in _ELF_MACHINES
+            ):
                 return
-            magic, found, segments_at, sections_at, segments, section_size, sections = _ELF_HEADER.unpack(header)
+            magic, found, segments_at, sections_at, segments, section_size, sections = (
+                _ELF_HEADER.unpack(header)
+            )
             if magic[4:] != b"\2\1" or found != _ELF_MACHINES[machine]:
-                raise _invalid_library(f"built for another machine; this one is {machine}", path)
+                raise _invalid_library(
+                    f"built for another machine; this one is {machine}", path
+                )
             # Section headers come last in a library.
             size, end = os.path.getsize(path), sections_at + section_size * sections
             if end > size:
-                raise _invalid_library(f"file cut short: expected {end} bytes, found {size}", path)
+                raise _invalid_library(
+                    f"file cut short: expected {end} bytes, found {size}", path
+                )
             file.seek(segments_at)
             table = file.read(_ELF_SEGMENT.size * segments)
-            loaded = [offset for kind, offset in _ELF_SEGMENT.iter_unpack(table) if kind == _PT_LOAD]
+            loaded = [
+                offset
+                for kind, offset in _ELF_SEGMENT.iter_unpack(table)
+                if kind == _PT_LOAD
+            ]
     except (OSError, ValueError, OverflowError, StructError):
         return  # The loader says why.
     # Linkers put the first page of the file into the first segment. Without it, the loader can crash.
@@ -540,8 +655,14 @@ def _check_elf(path: bytes) -> None:
 
 def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
     # Before CPython 3.13, ctypes cannot decode a message with a path that is not UTF-8.
-    message = problem.object if isinstance(problem, UnicodeDecodeError) else os.fsencode(str(problem))
-    return ExecutorError("InvalidLibrary", _with_path(message.decode("utf-8", "backslashreplace"), path))
+    message = (
+        problem.object
+        if isinstance(problem, UnicodeDecodeError)
+        else os.fsencode(str(problem))
+    )
+    return ExecutorError(
+        "InvalidLibrary", _with_path(message.decode("utf-8", "backslashreplace"), path)
+    )
 
 
 def _with_path(problem: str, path: bytes) -> str:
@@ -551,7 +672,12 @@ def _with_path(problem: str, path: bytes) -> str:
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
     # A message of the loader ends with the cause.
-    problem = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()[-250:].decode("utf-8", "ignore")
+    problem = (
+        problem.replace(f"{shown}: ", "")
+        .replace(shown, "this library")
+        .encode()[-250:]
+        .decode("utf-8", "ignore")
+    )
     return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
 
 
@@ -576,11 +702,15 @@ def guard(process: _Process, output_fd: int) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def _named_call(name: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
+def _named_call(
+    name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Callable[..., Any]:
     """Return a function with this name, which crash reports show. It calls `function` with `arguments`."""
     name = name[:400]
     code = (lambda function, arguments: function(*arguments)).__code__
-    return FunctionType(code.replace(co_name=name), globals(), name, (function, arguments))
+    return FunctionType(
+        code.replace(co_name=name), globals(), name, (function, arguments)
+    )
 
 
 def _at_exit(process: _Process) -> None:
@@ -614,7 +744,11 @@ def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None
                 elif process.running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):
-                        process.log.write(ERROR, "The parent is gone while a task runs.", task=process.call_name())
+                        process.log.write(
+                            ERROR,
+                            "The parent is gone while a task runs.",
+                            task=process.call_name(),
+                        )
                     os._exit(EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
@@ -650,9 +784,15 @@ def parse_log_filter(text: str) -> tuple[int, list[str]]:
     for directive in filter(None, map(str.strip, text.split(","))):
         target, equals, name = (part.strip() for part in directive.partition("="))
         if not equals:
-            target, name = ("", target) if target.lower() in levels else (target, "trace")
+            target, name = (
+                ("", target) if target.lower() in levels else (target, "trace")
+            )
         # "=debug" lacks a target; "debug" needs none.
-        is_target = target.translate({ord(mark): "x" for mark in "_-:"}).isalnum() if target else not equals
+        is_target = (
+            target.translate({ord(mark): "x" for mark in "_-:"}).isalnum()
+            if target
+            else not equals
+        )
         if name.lower() not in levels or not is_target:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
@@ -672,7 +812,10 @@ class Log:
             return
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        texts = ",".join(f'"{name}":{_json(value)}' for name, value in {"message": message, **fields}.items())
+        texts = ",".join(
+            f'"{name}":{_json(value)}'
+            for name, value in {"message": message, **fields}.items()
+        )
         line = (
             f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z","level":"{_LEVEL_NAMES[level]}","fields":{{{texts}}},'
             f'"filename":"spider_executor.py","line_number":{sys._getframe(1).f_lineno}}}\n'
@@ -700,8 +843,12 @@ def escape(text: str) -> str:
     """Write control characters, bidirectional characters and lone surrogates as JSON does."""
     if text.isprintable():
         return text
-    units = memoryview(text.encode(f"utf-16-{sys.byteorder[0]}e", "surrogatepass")).cast("H")
-    return "".join(chr(unit) if chr(unit).isprintable() else f"\\u{unit:04x}" for unit in units)
+    units = memoryview(
+        text.encode(f"utf-16-{sys.byteorder[0]}e", "surrogatepass")
+    ).cast("H")
+    return "".join(
+        chr(unit) if chr(unit).isprintable() else f"\\u{unit:04x}" for unit in units
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- handle
@@ -738,7 +885,11 @@ class ExecutorCrash(Exception):
         self.signal = names.get(status, f"signal {-status}") if status < 0 else None
 
     def __str__(self) -> str:
-        how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        how = (
+            f"was killed by {self.signal}"
+            if self.signal
+            else f"ended with exit code {self.exit_code}"
+        )
         return f"the executor {how}"
 
 
@@ -760,7 +911,11 @@ class ExecutorHandle:
     _process: Any = None
 
     def __init__(
-        self, package_dir: Path, command: Sequence[str] | None = None, env: Any = None, stderr: Any = None
+        self,
+        package_dir: Path,
+        command: Sequence[str] | None = None,
+        env: Any = None,
+        stderr: Any = None,
     ) -> None:
         """Spawn `command` (default: this program) with the environment `env` (default: that of this process).
 
@@ -771,27 +926,42 @@ class ExecutorHandle:
         from subprocess import PIPE, STDOUT, Popen
 
         if stderr == STDOUT:
-            raise ValueError("expected another place for stderr than stdout: log lines would break the protocol")
-        environment = {**(os.environ if env is None else env), PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir)}
+            raise ValueError(
+                "expected another place for stderr than stdout: log lines would break the protocol"
+            )
+        environment = {
+            **(os.environ if env is None else env),
+            PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
+        }
         # If a standard stream of this process is closed, no pipe may take its number.
         placeholders = [os.open("/", os.O_RDONLY) for _ in range(3)]
         try:
             self._selector = selectors.DefaultSelector()
             argv = command or own_command()
-            self._process = Popen(argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment)
+            self._process = Popen(
+                argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment
+            )
         finally:
             for fd in placeholders:
                 os.close(fd)
         self.pid: int = self._process.pid
         self.stderr: Any = self._process.stderr
         self._lock = _thread.allocate_lock()
-        self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._input, self._output = (
+            self._process.stdin.fileno(),
+            self._process.stdout.fileno(),
+        )
         os.set_blocking(self._input, False)
         os.set_blocking(self._output, False)
         self._selector.register(self._output, selectors.EVENT_READ)
 
     def execute(
-        self, package: str, task_func: str, *values: Any, timeout: float | None = None, context: Any = None
+        self,
+        package: str,
+        task_func: str,
+        *values: Any,
+        timeout: float | None = None,
+        context: Any = None,
     ) -> list[Any]:
         """Run a task and return its outputs; see protocol.pack for `values`, and TaskContext for `context`.
 
@@ -799,20 +969,28 @@ class ExecutorHandle:
         value or the reply is malformed, RuntimeError if the executor has ended before or another thread is using it.
         """
         raw_ctx = (protocol.TaskContext() if context is None else context).encode()
-        request = protocol.Execute(package, task_func, raw_ctx, protocol.pack_values(*values))
+        request = protocol.Execute(
+            package, task_func, raw_ctx, protocol.pack_values(*values)
+        )
         outcome = self.request(request, timeout).outcome
         if isinstance(outcome, protocol.Failure):
             raise protocol.decode_executor_error(outcome.error)[0]
         return protocol.unpack_values(outcome.outputs)
 
-    def request(self, request: protocol.Execute, timeout: float | None = None) -> protocol.Result:
+    def request(
+        self, request: protocol.Execute, timeout: float | None = None
+    ) -> protocol.Result:
         """Send a request and return the response undecoded. Raises what `execute` does, except for ExecutorError."""
         frame = protocol.encode_frame(protocol.encode_request(request))
         self._acquire()
         try:
             if self._process.returncode is not None:
-                raise RuntimeError("the executor of this handle has ended; spawn another one")
-            return self._exchange(frame, time.monotonic() + (float("inf") if timeout is None else timeout))
+                raise RuntimeError(
+                    "the executor of this handle has ended; spawn another one"
+                )
+            return self._exchange(
+                frame, time.monotonic() + (float("inf") if timeout is None else timeout)
+            )
         except BaseException:
             self._kill()
             raise
@@ -821,7 +999,9 @@ class ExecutorHandle:
 
     def _acquire(self) -> None:
         if not self._lock.acquire(False):
-            raise RuntimeError("another thread is using this handle, which runs one request at a time")
+            raise RuntimeError(
+                "another thread is using this handle, which runs one request at a time"
+            )
 
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         received, filled, end = bytearray(4096), 0, protocol.FRAME_HEADER_SIZE
@@ -833,7 +1013,9 @@ class ExecutorHandle:
             # A day at a time: epoll cannot wait longer than 24 days.
             ready = self._selector.select(min(remaining, 86400.0))
             if not ready and not remaining:
-                raise TaskTimeout("no response within the timeout; the executor was killed")
+                raise TaskTimeout(
+                    "no response within the timeout; the executor was killed"
+                )
             for key, _ in ready:
                 if key.fd == self._input:
                     unsent = self._send(unsent)
@@ -846,10 +1028,16 @@ class ExecutorHandle:
                     filled += count
             if filled >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
-                received += bytes(max(0, end + 1 - len(received)))  # One more, to notice bytes after the response.
+                received += bytes(
+                    max(0, end + 1 - len(received))
+                )  # One more, to notice bytes after the response.
                 if filled > end:
-                    raise ProtocolError(f"expected one response, found {filled - end} more bytes after it")
-        return protocol.decode_response(memoryview(received), protocol.FRAME_HEADER_SIZE, end)[0]
+                    raise ProtocolError(
+                        f"expected one response, found {filled - end} more bytes after it"
+                    )
+        return protocol.decode_response(
+            memoryview(received), protocol.FRAME_HEADER_SIZE, end
+        )[0]
 
     def _send(self, data: memoryview) -> memoryview:
         """Write as much as the pipe takes. Return the rest."""
@@ -865,9 +1053,15 @@ class ExecutorHandle:
         from subprocess import TimeoutExpired
 
         try:
-            return ExecutorCrash(self._process.wait(min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)))
+            return ExecutorCrash(
+                self._process.wait(
+                    min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)
+                )
+            )
         except TimeoutExpired:
-            return TaskTimeout("the executor closed its stdout but did not end; it was killed")
+            return TaskTimeout(
+                "the executor closed its stdout but did not end; it was killed"
+            )
 
     def close(self, timeout: float = _END_TIMEOUT) -> int:
         """Send Shutdown, close stdin, wait at most `timeout` seconds, then kill the executor. Return its exit status.
@@ -879,7 +1073,13 @@ class ExecutorHandle:
         self._acquire()
         try:
             if self._process.returncode is None:
-                self._send(memoryview(protocol.encode_frame(protocol.encode_request(protocol.Shutdown()))))
+                self._send(
+                    memoryview(
+                        protocol.encode_frame(
+                            protocol.encode_request(protocol.Shutdown())
+                        )
+                    )
+                )
                 self._process.stdin.close()
                 self._process.wait(timeout)
         except TimeoutExpired:
@@ -954,15 +1154,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     while os.open("/", os.O_RDONLY) <= 2:
         pass
     _restore_environment()
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # If it is ignored, exit statuses are lost.
-    for number in (_signal.SIGTERM, _signal.SIGHUP):  # Unwind, so that no executor is left.
+    _signal.signal(
+        _signal.SIGCHLD, _signal.SIG_DFL
+    )  # If it is ignored, exit statuses are lost.
+    for number in (
+        _signal.SIGTERM,
+        _signal.SIGHUP,
+    ):  # Unwind, so that no executor is left.
         if _signal.getsignal(number) == _signal.SIG_DFL:
             _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
-            _fail(f"expected --package-dir DIR, or {PACKAGE_DIR_VARIABLE} in the environment")
-        os.stat(os.path.join(options.package_dir, "."))  # Raises OSError if it is not a directory.
+            _fail(
+                f"expected --package-dir DIR, or {PACKAGE_DIR_VARIABLE} in the environment"
+            )
+        os.stat(
+            os.path.join(options.package_dir, ".")
+        )  # Raises OSError if it is not a directory.
         for name in ("timeout", "repeat"):
             value = getattr(options, name, None)
             if value is not None and not value > 0:
@@ -976,7 +1185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = "stdin" if error.filename == 0 else error.filename or "stdout"
         if isinstance(error, FileNotFoundError) and os.path.exists(name):
             _fail(f"{name}: the interpreter in its first line does not exist")
-        _fail(f"{name}: {error.strerror}", EXIT_FAILURE if name == "stdout" else EXIT_USAGE)
+        _fail(
+            f"{name}: {error.strerror}",
+            EXIT_FAILURE if name == "stdout" else EXIT_USAGE,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -989,25 +1201,73 @@ def _parser() -> argparse.ArgumentParser:
         def _print_message(self, message: str, file: object = None) -> None:
             _print(message.encode())  # argparse would ignore a broken stdout.
 
-    style: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = Parser("spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    style: Any = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+    parser = Parser(
+        "spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    run = commands.add_parser("run", help="run one task", description=_RUN_DESCRIPTION, **style)
-    check = commands.add_parser("check", help="check that packages load", description=_CHECK_DESCRIPTION, **style)
+    run = commands.add_parser(
+        "run", help="run one task", description=_RUN_DESCRIPTION, **style
+    )
+    check = commands.add_parser(
+        "check",
+        help="check that packages load",
+        description=_CHECK_DESCRIPTION,
+        **style,
+    )
     for command in (run, check):
         default = os.environ.get(PACKAGE_DIR_VARIABLE, "")
-        command.add_argument("--package-dir", metavar="DIR", default=default, help=f"default: ${PACKAGE_DIR_VARIABLE}")
-    run.add_argument("--timeout", metavar="SECONDS", type=float, help="kill an executor that does not reply in time")
-    run.add_argument("--repeat", metavar="N", type=int, default=1, help="send N requests and print their times")
-    run.add_argument("--raw", action="store_true", help="write the bytes of the outputs, not JSON")
-    run.add_argument("--commit", action="store_true", help="run a commit task; the VALUEs are the outputs of its job")
-    run.add_argument("--executor", metavar="PATH", help="start another executor than this program")
-    run.add_argument("--in-process", action="store_true", help="run the task in this process, for debuggers")
+        command.add_argument(
+            "--package-dir",
+            metavar="DIR",
+            default=default,
+            help=f"default: ${PACKAGE_DIR_VARIABLE}",
+        )
+    run.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        help="kill an executor that does not reply in time",
+    )
+    run.add_argument(
+        "--repeat",
+        metavar="N",
+        type=int,
+        default=1,
+        help="send N requests and print their times",
+    )
+    run.add_argument(
+        "--raw", action="store_true", help="write the bytes of the outputs, not JSON"
+    )
+    run.add_argument(
+        "--commit",
+        action="store_true",
+        help="run a commit task; the VALUEs are the outputs of its job",
+    )
+    run.add_argument(
+        "--executor", metavar="PATH", help="start another executor than this program"
+    )
+    run.add_argument(
+        "--in-process",
+        action="store_true",
+        help="run the task in this process, for debuggers",
+    )
     run.add_argument("package", metavar="PACKAGE")
     run.add_argument("task", metavar="TASK")
     run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
-    check.add_argument("--timeout", metavar="SECONDS", type=float, default=10, help="for each package (default: 10)")
+    check.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=10,
+        help="for each package (default: 10)",
+    )
     check.add_argument("packages", metavar="PACKAGE", nargs="*")
     return parser
 
@@ -1045,9 +1305,15 @@ def _run(options: argparse.Namespace) -> int:
             manager = TdlPackageManager(options.package_dir)
             outputs = _repeat(options, lambda: manager.execute(request))
         else:
-            command = None if options.executor is None else [os.path.abspath(options.executor)]
+            command = (
+                None
+                if options.executor is None
+                else [os.path.abspath(options.executor)]
+            )
             with ExecutorHandle(options.package_dir, command) as executor:
-                outputs = _repeat(options, lambda: executor.request(request, options.timeout))
+                outputs = _repeat(
+                    options, lambda: executor.request(request, options.timeout)
+                )
     except ExecutorError as error:
         _fail(f"{options.package} {options.task}: {error}", EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
@@ -1056,9 +1322,14 @@ def _run(options: argparse.Namespace) -> int:
         import json
 
         try:
-            text = json.dumps(protocol.unpack_values(outputs), ensure_ascii=False, default=list)
+            text = json.dumps(
+                protocol.unpack_values(outputs), ensure_ascii=False, default=list
+            )
         except (ProtocolError, TypeError) as error:
-            _fail(f"run: the outputs cannot be printed as JSON: {error}; --raw writes their bytes", EXIT_FAILURE)
+            _fail(
+                f"run: the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
+                EXIT_FAILURE,
+            )
         outputs = f"{escape(text)}\n".encode()
     _print(outputs, output_fd)
     return 0
@@ -1072,9 +1343,13 @@ def _request(options: argparse.Namespace) -> protocol.Execute:
     try:
         payload = protocol.pack_values(*values)
         if options.commit:
-            context = protocol.TaskContext(task_id="Commit", graph_outputs=bytes([0]) + payload)
+            context = protocol.TaskContext(
+                task_id="Commit", graph_outputs=bytes([0]) + payload
+            )
             payload = protocol.encode_payload([])
-        request = protocol.Execute(options.package, options.task, context.encode(), payload)
+        request = protocol.Execute(
+            options.package, options.task, context.encode(), payload
+        )
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
         _fail(f"no request can carry this: {error}")
@@ -1091,15 +1366,23 @@ def _read_value(text: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        hint = "options go before PACKAGE" if text.startswith("-") else """a string is written as '"text"'"""
+        hint = (
+            "options go before PACKAGE"
+            if text.startswith("-")
+            else """a string is written as '"text"'"""
+        )
         _fail(f"expected JSON, found {text[:40]}: {error} ({hint})")
 
 
-def _repeat(options: argparse.Namespace, execute: Callable[[], protocol.Result]) -> bytes:
+def _repeat(
+    options: argparse.Namespace, execute: Callable[[], protocol.Result]
+) -> bytes:
     """Execute --repeat times and print how long it took. Return the last outputs. Raises ExecutorError."""
     import threading
 
-    notice = threading.Timer(5.0, _say, ["run: still waiting; --timeout SECONDS limits the wait"])
+    notice = threading.Timer(
+        5.0, _say, ["run: still waiting; --timeout SECONDS limits the wait"]
+    )
     notice.daemon = True
     if options.timeout is None and os.isatty(2):
         notice.start()
@@ -1116,24 +1399,42 @@ def _repeat(options: argparse.Namespace, execute: Callable[[], protocol.Result])
     if options.repeat == 1:
         _say(f"elapsed: {elapsed[0]} µs")
         return outputs
-    for name, samples in (("in the executor", sorted(elapsed)), ("round trip", sorted(round_trips))):
-        p50, p99 = samples[(len(samples) - 1) // 2], samples[(len(samples) - 1) * 99 // 100]
-        _say(f"{name:15}  min {samples[0]} µs, P50 {p50} µs, P99 {p99} µs, max {samples[-1]} µs")
+    for name, samples in (
+        ("in the executor", sorted(elapsed)),
+        ("round trip", sorted(round_trips)),
+    ):
+        p50, p99 = (
+            samples[(len(samples) - 1) // 2],
+            samples[(len(samples) - 1) * 99 // 100],
+        )
+        _say(
+            f"{name:15}  min {samples[0]} µs, P50 {p50} µs, P99 {p99} µs, max {samples[-1]} µs"
+        )
     return outputs
 
 
 def _check(options: argparse.Namespace) -> int:
     names = options.packages or sorted(
-        entry.name for entry in os.scandir(options.package_dir) if entry.is_dir() and not entry.name.startswith(".")
+        entry.name
+        for entry in os.scandir(options.package_dir)
+        if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
-        _fail(f"{options.package_dir}: expected directories with packages, found none", EXIT_FAILURE)
+        _fail(
+            f"{options.package_dir}: expected directories with packages, found none",
+            EXIT_FAILURE,
+        )
     executor, serving, context = None, 0, protocol.TaskContext().encode()
     for name in names:
         executor = executor or ExecutorHandle(options.package_dir)
         try:
-            request = protocol.Execute(name, _CHECK_TASK, context, protocol.encode_payload([]))
-            outcome, verdict = executor.request(request, options.timeout).outcome, _SERVES
+            request = protocol.Execute(
+                name, _CHECK_TASK, context, protocol.encode_payload([])
+            )
+            outcome, verdict = (
+                executor.request(request, options.timeout).outcome,
+                _SERVES,
+            )
             if isinstance(outcome, protocol.Failure):
                 error = protocol.decode_executor_error(outcome.error)[0]
                 verdict = _SERVES if error.kind == "TaskError" else str(error)

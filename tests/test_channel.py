@@ -20,7 +20,11 @@ import protocol
 from protocol import FRAME_BODY_MAX, Success
 
 ECHO = request("buffers", "echo", 7)
-ECHO_REPLY_SIZE = len(protocol.encode_frame(protocol.encode_response(protocol.Result(Success(bytes(9)), 0))))
+ECHO_REPLY_SIZE = len(
+    protocol.encode_frame(
+        protocol.encode_response(protocol.Result(Success(bytes(9)), 0))
+    )
+)
 F_GETPIPE_SZ = 1032
 
 
@@ -47,7 +51,9 @@ def send_and_drain(child, data):
 
 def test_the_bytes_of_a_response(spawn):
     output, status = spawn().finish(request("integration_test_tasks", "fibonacci", 10))
-    assert output[:-8] == bytes.fromhex("00000021 00000000 00000000 0900000000000000 010000000100000037")
+    assert output[:-8] == bytes.fromhex(
+        "00000021 00000000 00000000 0900000000000000 010000000100000037"
+    )
     assert (len(output), status) == (4 + 33, 0)
 
 
@@ -77,14 +83,29 @@ def test_frames_of_many_sizes_up_to_the_largest(spawn):
     child = spawn()
     around = len(executor.raw_request("buffers", "echo")) - protocol.FRAME_HEADER_SIZE
     # Random, so that a byte in a wrong place is seen.
-    largest = random.Random(1).getrandbits(8 * (FRAME_BODY_MAX - around)).to_bytes(FRAME_BODY_MAX - around, "little")
-    assert executor.raw_request("buffers", "echo", largest)[:4] == bytes.fromhex("00800000")
-    edges = [edge + step for edge in (32 << 10, 64 << 10, 256 << 10) for step in (-24, -1, 0, 1)]
-    inputs = [(bytes(range(251)) * (size // 251 + 1))[:size] for size in (4, 4000, *edges, 5, 3 << 20, 17, 1 << 20)]
+    largest = (
+        random.Random(1)
+        .getrandbits(8 * (FRAME_BODY_MAX - around))
+        .to_bytes(FRAME_BODY_MAX - around, "little")
+    )
+    assert executor.raw_request("buffers", "echo", largest)[:4] == bytes.fromhex(
+        "00800000"
+    )
+    edges = [
+        edge + step
+        for edge in (32 << 10, 64 << 10, 256 << 10)
+        for step in (-24, -1, 0, 1)
+    ]
+    inputs = [
+        (bytes(range(251)) * (size // 251 + 1))[:size]
+        for size in (4, 4000, *edges, 5, 3 << 20, 17, 1 << 20)
+    ]
     inputs += [b"small", largest, largest, b"small"]
     for data in inputs:
         assert child.call_raw("buffers", "echo", data) == data
-    output, status = child.finish(b"".join(executor.raw_request("buffers", "echo", data) for data in inputs))
+    output, status = child.finish(
+        b"".join(executor.raw_request("buffers", "echo", data) for data in inputs)
+    )
     for data in inputs:
         body, end = protocol.decode_frame(output)
         assert protocol.decode_response(body)[0].outcome == Success(data)
@@ -95,9 +116,15 @@ def test_frames_of_many_sizes_up_to_the_largest(spawn):
 def test_a_hundred_thousand_pipelined_requests_are_answered_in_order(spawn):
     child = spawn()
     count, size = 100_000, 4 + 24 + 4
-    requests = b"".join(executor.raw_request("buffers", "echo", struct.pack("<I", number)) for number in range(count))
+    requests = b"".join(
+        executor.raw_request("buffers", "echo", struct.pack("<I", number))
+        for number in range(count)
+    )
     output = child.exchange(requests, size * count)
-    numbers = [struct.unpack_from("<I", output, size * number + 20)[0] for number in range(count)]
+    numbers = [
+        struct.unpack_from("<I", output, size * number + 20)[0]
+        for number in range(count)
+    ]
     assert numbers == list(range(count))
     assert child.finish() == (b"", 0)
 
@@ -117,12 +144,17 @@ def test_a_hundred_thousand_pipelined_requests_are_answered_in_order(spawn):
         ("echo", 3_000_000, (True, True)),
     ],
 )
-def test_a_pipe_grows_only_for_a_frame_that_does_not_fit(spawn, task, inputs_size, grown):
+def test_a_pipe_grows_only_for_a_frame_that_does_not_fit(
+    spawn, task, inputs_size, grown
+):
     """All pipes of a user share a budget. Idle executors must leave it to others."""
     child = spawn()
     assert child.serves()
     child.call_raw("buffers", task, bytes(inputs_size))
-    sizes = [fcntl.fcntl(stream, F_GETPIPE_SZ) for stream in (child.process.stdin, child.process.stdout)]
+    sizes = [
+        fcntl.fcntl(stream, F_GETPIPE_SZ)
+        for stream in (child.process.stdin, child.process.stdout)
+    ]
     assert sizes == [256 << 10 if large else 64 << 10 for large in grown]
     assert child.serves()
 
@@ -139,9 +171,15 @@ def test_pipes_that_do_not_block(spawn):
     with open(to_child, "wb", 0) as writer, open(from_child, "rb", 0) as reader:
         child.process.stdin, child.process.stdout = writer, reader
         for _ in range(2):
-            assert select.select([reader], [], [], 0.1) == ([], [], [])  # the executor waits, and does not end
+            assert select.select([reader], [], [], 0.1) == (
+                [],
+                [],
+                [],
+            )  # the executor waits, and does not end
             child.send(request("buffers", "zeros:4000000"))
-            executor.wait_for(lambda: select.select([reader], [], [], 0)[0], "the first byte")
+            executor.wait_for(
+                lambda: select.select([reader], [], [], 0)[0], "the first byte"
+            )
             assert child.receive().outcome == Success(bytes(4_000_000))
         assert child.finish() == (b"", 0)
 
@@ -163,7 +201,9 @@ def test_regular_files(spawn, tmp_path):
     """The watchdog must not take a file for a parent that is gone: one task runs for a while."""
     frames = [request("buffers", "echo", number) for number in range(1000)]
     (tmp_path / "in").write_bytes(b"".join([*frames, request("process", "sleep:300")]))
-    with open(tmp_path / "in", "rb") as requests, open(tmp_path / "out", "wb") as replies:
+    with open(tmp_path / "in", "rb") as requests, open(
+        tmp_path / "out", "wb"
+    ) as replies:
         child = spawn(stdin=requests, stdout=replies)
         assert child.wait() == 0
     expected = [[number] for number in range(1000)]
@@ -202,7 +242,10 @@ UNUSUAL = {
 def test_unusual_files_as_stdin_or_stdout(spawn, redirection):
     child = spawn(shell=f'exec "$@" {redirection}')
     assert child.finish(ECHO) == (b"", 0 if UNUSUAL[redirection] is None else 1)
-    assert UNUSUAL[redirection] is None or UNUSUAL[redirection] in child.only_error()["err"]
+    assert (
+        UNUSUAL[redirection] is None
+        or UNUSUAL[redirection] in child.only_error()["err"]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- descriptors
@@ -210,12 +253,19 @@ def test_unusual_files_as_stdin_or_stdout(spawn, redirection):
 
 @pytest.mark.ours
 @pytest.mark.parametrize("early_file", [False, True])
-@pytest.mark.parametrize(("closing", "name"), [("0<&-", "stdin"), ("1>&-", "stdout"), ("0<&- 1>&-", "stdin")])
-def test_a_stream_that_is_closed_at_start_is_named(spawn, build_package, closing, name, early_file):
+@pytest.mark.parametrize(
+    ("closing", "name"), [("0<&-", "stdin"), ("1>&-", "stdout"), ("0<&- 1>&-", "stdin")]
+)
+def test_a_stream_that_is_closed_at_start_is_named(
+    spawn, build_package, closing, name, early_file
+):
     """Even if a library (libffi 3.5 and later) has opened a file of its own under that number."""
     env = preload.files(build_package, "early-file") if early_file else {}
     child = spawn(shell=f'exec "$@" {closing}', env=env)
-    assert cannot_start(child) == f"{name} is closed; expected a pipe from the execution manager"
+    assert (
+        cannot_start(child)
+        == f"{name} is closed; expected a pipe from the execution manager"
+    )
 
 
 @pytest.mark.ours
@@ -260,16 +310,24 @@ def test_tasks_and_the_programs_that_they_start_have_no_pipe_to_the_parent(spawn
     """Their stdin is at its end, and their stdout is stderr."""
     child = spawn()
     assert child.call("descriptors", "read_stdin") == [1]
-    pipes = {os.readlink(f"/proc/self/fd/{s.fileno()}") for s in (child.process.stdin, child.process.stdout)}
+    pipes = {
+        os.readlink(f"/proc/self/fd/{s.fileno()}")
+        for s in (child.process.stdin, child.process.stdout)
+    }
     for task in ("list", "list_of_child:0", "list_of_child:1"):
-        found = dict(line.split(" ", 1) for line in child.call("descriptors", task)[0].splitlines())
+        found = dict(
+            line.split(" ", 1)
+            for line in child.call("descriptors", task)[0].splitlines()
+        )
         assert found["1"] == found["2"]
         assert pipes.isdisjoint(found[fd] for fd in "012")
         assert task == "list" or sorted(found) == ["0", "1", "2"]
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("limit", [100, 1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]])
+@pytest.mark.parametrize(
+    "limit", [100, 1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]]
+)
 def test_the_private_descriptors_have_numbers_just_below_the_limit(spawn, limit):
     child = spawn(shell=f'ulimit -n {limit} && exec "$@"')
     assert child.serves()
@@ -283,7 +341,13 @@ def test_the_private_descriptors_have_numbers_just_below_the_limit(spawn, limit)
 
 def test_no_descriptor_stays_open(spawn):
     child = spawn()
-    outcomes = [("buffers", "echo"), ("buffers", "none"), ("none", "task"), ("../odd", "task"), ("odd", "answer")]
+    outcomes = [
+        ("buffers", "echo"),
+        ("buffers", "none"),
+        ("none", "task"),
+        ("../odd", "task"),
+        ("odd", "answer"),
+    ]
     for package, task in outcomes:
         child.call_raw(package, task)
     before = process.descriptors(child.pid)
@@ -296,7 +360,14 @@ def test_no_descriptor_stays_open(spawn):
 
 @pytest.mark.ours
 @pytest.mark.parametrize(
-    "task", ["close_standard", "close_stdio", "dup_over_standard", "non_blocking", "close_below:48"]
+    "task",
+    [
+        "close_standard",
+        "close_stdio",
+        "dup_over_standard",
+        "non_blocking",
+        "close_below:48",
+    ],
 )
 def test_what_a_task_does_to_its_descriptors_does_not_harm_the_channel(spawn, task):
     child = spawn(shell='ulimit -n 64; exec "$@"', env={"RUST_LOG": "info"})
@@ -324,8 +395,12 @@ def test_a_task_that_closes_every_descriptor_ends_the_executor(spawn):
         ("descriptors", "print:1", "printed line 0\n"),
         ("descriptors", "print_unflushed", "unflushed"),
         ("descriptors", "write:1", "written\n"),
-        pytest.param("cxx", "print:1", "streamed line 0\n", marks=build.needs("C++ compiler")),
-        pytest.param("cxx", "print_unflushed", "unflushed", marks=build.needs("C++ compiler")),
+        pytest.param(
+            "cxx", "print:1", "streamed line 0\n", marks=build.needs("C++ compiler")
+        ),
+        pytest.param(
+            "cxx", "print_unflushed", "unflushed", marks=build.needs("C++ compiler")
+        ),
     ],
 )
 def test_what_a_task_prints_is_in_stderr_before_its_reply(spawn, package, task, text):
@@ -343,7 +418,9 @@ def test_a_parent_that_stalls_loses_nothing(spawn):
     child = spawn()
     child.send((request("buffers", "zeros:3000000") + ECHO) * 3)
     child.send(ECHO[:30])
-    executor.wait_for(lambda: select.select([child.process.stdout], [], [], 0)[0], "the first byte")
+    executor.wait_for(
+        lambda: select.select([child.process.stdout], [], [], 0)[0], "the first byte"
+    )
     assert select.select([], [], [], 0.3) == ([], [], [])
     for _ in range(3):
         assert child.receive().outcome == Success(bytes(3_000_000))
@@ -358,10 +435,25 @@ def test_a_parent_that_stalls_loses_nothing(spawn):
 GONE = "The parent is gone while a task runs."
 VANISHED = {
     "between two frames": (ECHO, ECHO_REPLY_SIZE, 0, [[]]),
-    "in a header": (ECHO + ECHO[:2], ECHO_REPLY_SIZE, 1, [["Protocol error on stdin."]]),
+    "in a header": (
+        ECHO + ECHO[:2],
+        ECHO_REPLY_SIZE,
+        1,
+        [["Protocol error on stdin."]],
+    ),
     "in a body": (ECHO + ECHO[:30], ECHO_REPLY_SIZE, 1, [["Protocol error on stdin."]]),
-    "in a small reply": (ECHO * 2000, 40, 1, [["The parent no longer reads responses."], [GONE]]),
-    "in a large reply": (request("buffers", "zeros:8000000"), 1000, 1, [["The parent no longer reads responses."]]),
+    "in a small reply": (
+        ECHO * 2000,
+        40,
+        1,
+        [["The parent no longer reads responses."], [GONE]],
+    ),
+    "in a large reply": (
+        request("buffers", "zeros:8000000"),
+        1000,
+        1,
+        [["The parent no longer reads responses."]],
+    ),
 }
 
 

@@ -9,7 +9,13 @@ import pytest
 import vectors
 
 import protocol
-from protocol import ProtocolError, TruncatedError, decode_names, decode_request, locate_request
+from protocol import (
+    ProtocolError,
+    TruncatedError,
+    decode_names,
+    decode_request,
+    locate_request,
+)
 
 # Golden vectors, the function that reads them, and the function that writes them.
 CODECS = {
@@ -17,15 +23,26 @@ CODECS = {
     "response": (vectors.RESPONSES, protocol.decode_response, protocol.encode_response),
     "payload": (vectors.PAYLOADS, protocol.decode_payload, protocol.encode_payload),
     "value": (vectors.VALUES, protocol.unpack, protocol.pack),
-    "tdl_error": (vectors.TDL_ERRORS, protocol.decode_tdl_error, protocol.TdlError.encode),
-    "executor_error": (vectors.EXECUTOR_ERRORS, protocol.decode_executor_error, protocol.ExecutorError.encode),
+    "tdl_error": (
+        vectors.TDL_ERRORS,
+        protocol.decode_tdl_error,
+        protocol.TdlError.encode,
+    ),
+    "executor_error": (
+        vectors.EXECUTOR_ERRORS,
+        protocol.decode_executor_error,
+        protocol.ExecutorError.encode,
+    ),
 }
 GOLDEN = [
     pytest.param(name, value, data, id=f"{name}-{index}")
     for name, (pairs, _, _) in CODECS.items()
     for index, (value, data) in enumerate(pairs)
 ]
-ERROR = re.compile(r"(expected .+), found (the end after (?P<count>\d+) bytes|.+) at offset (?P<offset>\d+)", re.DOTALL)
+ERROR = re.compile(
+    r"(expected .+), found (the end after (?P<count>\d+) bytes|.+) at offset (?P<offset>\d+)",
+    re.DOTALL,
+)
 
 
 def outcome(decode, buffer, start, end):
@@ -37,7 +54,11 @@ def outcome(decode, buffer, start, end):
         assert len(text) < 1000
         match = ERROR.fullmatch(text)
         offset = int(match["offset"])
-        is_right = offset + int(match["count"]) == end if type(error) is TruncatedError else start <= offset < end
+        is_right = (
+            offset + int(match["count"]) == end
+            if type(error) is TruncatedError
+            else start <= offset < end
+        )
         assert is_right, text
         return type(error), text[: match.start("offset")], offset - start
     assert start < after <= end
@@ -53,7 +74,11 @@ def test_golden_vector(name, value, data):
         for before in (b"", b"\xc1\xc1\xc1"):
             for after in (b"", b"\0", b"\xff" * 9, data):
                 found, end = decode(kind(before + data + after), len(before))
-                assert (found, type(found), end) == (value, type(value), len(before) + len(data))
+                assert (found, type(found), end) == (
+                    value,
+                    type(value),
+                    len(before) + len(data),
+                )
 
 
 @pytest.mark.parametrize(("name", "value", "data"), GOLDEN)
@@ -72,7 +97,9 @@ def test_golden_vector_cut_at_every_byte(name, value, data):
 SEED = 20261124
 COUNT = 50_000 if os.environ.get("SPIDER_FUZZ_FULL") else 500
 # Markers, tags, and the ends of their ranges.
-TELLING = bytes.fromhex("00010205067f808182859093a0a1bfc0c1c2c3c4c5c6c7cacbcccdcecfd0d3d4d8d9dadbdcdddedfe0fe8a96aeff")
+TELLING = bytes.fromhex(
+    "00010205067f808182859093a0a1bfc0c1c2c3c4c5c6c7cacbcccdcecfd0d3d4d8d9dadbdcdddedfe0fe8a96aeff"
+)
 
 
 def mutated(rng, name):
@@ -85,7 +112,9 @@ def mutated(rng, name):
         at, size = rng.randrange(len(data) + 1), rng.choice([0, 1, 1, 1, 2, 4, 8])
         wide = rng.choice([b"\xff", b"\x7f", b"\x00"]) * size
         byte = bytes((rng.choice([rng.getrandbits(8), *rng.choices(TELLING, k=2)]),))
-        data[at : at + size] = rng.choice([b"", byte, byte, byte, wide, rng.choice(seeds)])
+        data[at : at + size] = rng.choice(
+            [b"", byte, byte, byte, wide, rng.choice(seeds)]
+        )
     return bytes(data)
 
 
@@ -107,10 +136,15 @@ def test_mutations(name):
             assert outcome(decode, data, 0, found[2])[0] is TruncatedError
         elif found[0] is not TruncatedError:
             values += 1
-            assert outcome(decode, data, 0, rng.randrange(found[1]))[0] is TruncatedError
+            assert (
+                outcome(decode, data, 0, rng.randrange(found[1]))[0] is TruncatedError
+            )
             value = decode(data)[0]
             written = encode(value)
-            assert outcome(decode, written, 0, len(written)) == (repr(value), len(written))
+            assert outcome(decode, written, 0, len(written)) == (
+                repr(value),
+                len(written),
+            )
     assert COUNT // 20 < values < COUNT * 19 // 20
 
 
@@ -121,7 +155,9 @@ def test_locate_request_agrees_with_decode_request():
         data = mutated(rng, "request")
         end = 3 + len(data)
         # Bytes of the next frame, or of the last one, do not complete a body.
-        buffer = ctypes.create_string_buffer(b"\x00\x01\x02" + data + rng.choice([bytes(50), b"\xff" * 50, data]))
+        buffer = ctypes.create_string_buffer(
+            b"\x00\x01\x02" + data + rng.choice([bytes(50), b"\xff" * 50, data])
+        )
         fields = locate_request(buffer, 3, end)
         found = outcome(decode_request, data, 0, len(data))
         if fields is None:
@@ -131,8 +167,17 @@ def test_locate_request_agrees_with_decode_request():
             assert outcome(decode_names, data, 0, fields[0] + fields[1] - 3) == found
         else:
             located += 1
-            assert locate_request(buffer, 3, fields[4] + fields[5] - rng.randint(1, 40)) is None
+            assert (
+                locate_request(buffer, 3, fields[4] + fields[5] - rng.randint(1, 40))
+                is None
+            )
             request, _ = decode_request(data)
-            parts = [buffer[at : at + size] for at, size in zip(fields[::2], fields[1::2])]
-            assert parts == [request.task_func.encode(), request.raw_ctx, request.raw_inputs]
+            parts = [
+                buffer[at : at + size] for at, size in zip(fields[::2], fields[1::2])
+            ]
+            assert parts == [
+                request.task_func.encode(),
+                request.raw_ctx,
+                request.raw_inputs,
+            ]
     assert located > COUNT // 20

@@ -20,9 +20,18 @@ TASKS = "integration_test_tasks"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--help", "run,check,--version,SPIDER_TDL_PACKAGE_DIR,RUST_LOG,exit codes,0 ,1 ,2 ,3 ,130 ,141 ,examples,gdb"),
-        ("run -h", "--timeout SECONDS,--repeat N,--raw,--commit,--executor PATH,--in-process,@FILE,before PACKAGE"),
-        ("check --help", "--package-dir DIR,--timeout SECONDS,PACKAGE,execute,spider_check,order"),
+        (
+            "--help",
+            "run,check,--version,SPIDER_TDL_PACKAGE_DIR,RUST_LOG,exit codes,0 ,1 ,2 ,3 ,130 ,141 ,examples,gdb",
+        ),
+        (
+            "run -h",
+            "--timeout SECONDS,--repeat N,--raw,--commit,--executor PATH,--in-process,@FILE,before PACKAGE",
+        ),
+        (
+            "check --help",
+            "--package-dir DIR,--timeout SECONDS,PACKAGE,execute,spider_check,order",
+        ),
     ],
 )
 def test_help_is_the_manual(arguments, words):
@@ -36,7 +45,10 @@ def test_help_is_the_manual(arguments, words):
 def test_version():
     done = cli.call("--version")
     assert (done.status, done.stderr) == (0, "")
-    assert re.fullmatch(rf"spider-task-executor {re.escape(spider_executor.__version__)}\b.*\n", done.stdout.decode())
+    assert re.fullmatch(
+        rf"spider-task-executor {re.escape(spider_executor.__version__)}\b.*\n",
+        done.stdout.decode(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,13 +83,23 @@ def test_wrong_usage_is_one_line_and_2(arguments, text):
 @pytest.mark.parametrize(
     ("options", "variable", "complaint"),
     [
-        ([], None, "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the environment"),
-        ([], "", "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the environment"),
+        (
+            [],
+            None,
+            "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the environment",
+        ),
+        (
+            [],
+            "",
+            "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the environment",
+        ),
         ([], "/nowhere", "/nowhere/.: No such file or directory"),
         (["--package-dir", "/etc/passwd"], "/", "/etc/passwd/.: Not a directory"),
     ],
 )
-def test_the_directory_of_the_packages_must_be_one(command, options, variable, complaint):
+def test_the_directory_of_the_packages_must_be_one(
+    command, options, variable, complaint
+):
     env = {} if variable is None else {"SPIDER_TDL_PACKAGE_DIR": variable}
     done = cli.call(*command[:1], *options, *command[1:], **env)
     assert (done.status, done.stdout) == (2, b"")
@@ -93,9 +115,15 @@ def test_the_directory_of_the_packages_must_be_one(command, options, variable, c
         (cli.UNREAD_STDOUT, 0, b"141\n", ""),
     ],
 )
-def test_a_stdout_that_is_full_or_closed_is_an_exit_code(package_dir, shell, status, stdout, stderr):
+def test_a_stdout_that_is_full_or_closed_is_an_exit_code(
+    package_dir, shell, status, stdout, stderr
+):
     directory = ["--package-dir", package_dir]
-    for arguments in (["--help"], ["check", *directory, "complex"], ["run", *directory, TASKS, "fibonacci", "10"]):
+    for arguments in (
+        ["--help"],
+        ["check", *directory, "complex"],
+        ["run", *directory, TASKS, "fibonacci", "10"],
+    ):
         done = cli.call(*arguments, shell=shell)
         assert (done.status, done.stdout) == (status, stdout)
         assert stderr in done.stderr
@@ -104,7 +132,9 @@ def test_a_stdout_that_is_full_or_closed_is_an_exit_code(package_dir, shell, sta
 
 @pytest.mark.parametrize("shell", ['exec "$@" 2>&-', 'exec "$@" <&-'])
 def test_stdin_and_stderr_may_be_closed(package_dir, shell):
-    done = cli.call("run", "--package-dir", package_dir, TASKS, "fibonacci", "10", shell=shell)
+    done = cli.call(
+        "run", "--package-dir", package_dir, TASKS, "fibonacci", "10", shell=shell
+    )
     assert (done.status, done.stdout) == (0, b"[55]\n")
 
 
@@ -115,7 +145,11 @@ UNSAFE = "\x1b[2J\n\x7f\x9b\u202e\u2028\ue000"
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["buffers", "echo", json.dumps(UNSAFE, ensure_ascii=False).replace("\x7f", "\\u007f")],
+        [
+            "buffers",
+            "echo",
+            json.dumps(UNSAFE, ensure_ascii=False).replace("\x7f", "\\u007f"),
+        ],
         ["buffers", "echo", json.dumps(UNSAFE)],
         ["buffers", f"task{UNSAFE}"],
         [f"package{UNSAFE}", "t"],
@@ -134,8 +168,18 @@ def test_what_goes_to_a_terminal_or_a_pipe_is_safe_to_show(package_dir, argument
     shown = cli.call_on_terminal(*arguments)
     assert shown.status == piped.status
     for text in (shown.stderr, piped.stderr, piped.stdout.decode()):
-        assert [character for character in text if not character.isprintable() and character != "\n"] == []
-    assert max(len(shown.stderr.splitlines()), len((piped.stderr + piped.stdout.decode()).splitlines())) <= 2
+        assert [
+            character
+            for character in text
+            if not character.isprintable() and character != "\n"
+        ] == []
+    assert (
+        max(
+            len(shown.stderr.splitlines()),
+            len((piped.stderr + piped.stdout.decode()).splitlines()),
+        )
+        <= 2
+    )
     assert "u202e" in shown.stderr
     if piped.status == 0:
         assert json.loads(piped.stdout) == [UNSAFE]
@@ -146,32 +190,53 @@ def test_check_shows_names_and_errors_safely(tmp_path):
     (tmp_path / f"a{UNSAFE}b").mkdir()
     done = cli.call_on_terminal("check", "--package-dir", tmp_path)
     assert done.status == 1
-    assert all(character.isprintable() or character == "\n" for character in done.stderr)
+    assert all(
+        character.isprintable() or character == "\n" for character in done.stderr
+    )
     first, second, last = done.stderr.splitlines()
-    assert first.startswith(r"a\u001b[2J\u000a\u007f\u009b\u202e\u2028\ue000b    InvalidLibrary: ")
+    assert first.startswith(
+        r"a\u001b[2J\u000a\u007f\u009b\u202e\u2028\ue000b    InvalidLibrary: "
+    )
     assert second.startswith(r"bad\udcff")
     assert last == "0 of 2 packages serve"
 
 
-@pytest.mark.parametrize("arguments", [["run", "hang", "t"], ["check", "--timeout", "100"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "arguments", [["run", "hang", "t"], ["check", "--timeout", "100"]]
+)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+)
 def test_no_executor_outlives_a_command(build_package, tmp_path, arguments, number):
-    build.stage(tmp_path, "hang", odd.build(build_package, "-DINIT=(pause(),number(1))"))
+    build.stage(
+        tmp_path, "hang", odd.build(build_package, "-DINIT=(pause(),number(1))")
+    )
     executors = []
 
     def ready(pid):
         executors[:] = process.children(pid)
         return any("libhang.so" in process.maps(child) for child in executors)
 
-    done = cli.interrupt(ready, *arguments, number=number, SPIDER_TDL_PACKAGE_DIR=str(tmp_path))
-    assert done.status == {signal.SIGINT: 130, signal.SIGKILL: -9}.get(number, 128 + number)
+    done = cli.interrupt(
+        ready, *arguments, number=number, SPIDER_TDL_PACKAGE_DIR=str(tmp_path)
+    )
+    assert done.status == {signal.SIGINT: 130, signal.SIGKILL: -9}.get(
+        number, 128 + number
+    )
     assert "Traceback" not in done.stderr
-    executor.wait_for(lambda: all(map(process.is_gone, executors)), "the executor to end")
+    executor.wait_for(
+        lambda: all(map(process.is_gone, executors)), "the executor to end"
+    )
 
 
 def test_nohup_holds_for_the_commands(package_dir):
     arguments = ["run", "--package-dir", package_dir, "process", "sleep:500"]
-    done = cli.interrupt(process.children, *arguments, number=signal.SIGHUP, shell='trap "" HUP; exec "$@"')
+    done = cli.interrupt(
+        process.children,
+        *arguments,
+        number=signal.SIGHUP,
+        shell='trap "" HUP; exec "$@"',
+    )
     assert (done.status, done.stdout) == (0, b"[500]\n")
 
 
@@ -179,7 +244,16 @@ def test_the_modules_are_found_wherever_the_program_is_started(package_dir, tmp_
     env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
     (tmp_path / "link").symlink_to(build.ROOT / "spider_executor.py")
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
-    for start in (["-IS", tmp_path / "link"], ["-m", "spider_executor"], [build.ROOT / "spider_executor.py"]):
+    for start in (
+        ["-IS", tmp_path / "link"],
+        ["-m", "spider_executor"],
+        [build.ROOT / "spider_executor.py"],
+    ):
         cwd = build.ROOT if "-m" in start else tmp_path
         command = [sys.executable, *start, "run", TASKS, "fibonacci", "10"]
-        assert subprocess.check_output(command, cwd=cwd, env=env, timeout=executor.DEADLINE) == b"[55]\n"
+        assert (
+            subprocess.check_output(
+                command, cwd=cwd, env=env, timeout=executor.DEADLINE
+            )
+            == b"[55]\n"
+        )

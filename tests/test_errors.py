@@ -9,7 +9,13 @@ import vectors
 from helpers.codec import END, refuses
 
 import protocol
-from protocol import ExecutorError, TdlError, TruncatedError, decode_executor_error, decode_tdl_error
+from protocol import (
+    ExecutorError,
+    TdlError,
+    TruncatedError,
+    decode_executor_error,
+    decode_tdl_error,
+)
 
 ONE_TDL_KIND = "one of " + ", ".join(protocol.TDL_ERROR_KINDS)
 ONE_EXECUTOR_KIND = "one of " + ", ".join(protocol.EXECUTOR_ERROR_KINDS)
@@ -19,7 +25,10 @@ ONE_EXECUTOR_KIND = "one of " + ", ".join(protocol.EXECUTOR_ERROR_KINDS)
     ("error", "text"),
     [
         (TdlError("Custom", "no licence"), "Custom: no licence"),
-        (ExecutorError("InvalidLibrary", "a.so: cut short"), "InvalidLibrary: a.so: cut short"),
+        (
+            ExecutorError("InvalidLibrary", "a.so: cut short"),
+            "InvalidLibrary: a.so: cut short",
+        ),
         (
             ExecutorError("IncompatibleVersion", (0, 2, 30, 0, 1, 4)),
             "IncompatibleVersion: the package was built for 0.2.30, this executor is 0.1.4",
@@ -49,16 +58,22 @@ def test_errors_are_equal_if_class_kind_and_content_are():
         Exception("Custom", "x"),
     ]
     for position, error in enumerate(different):
-        assert [error == other for other in different] == [index == position for index in range(len(different))]
+        assert [error == other for other in different] == [
+            index == position for index in range(len(different))
+        ]
     assert len(set(different)) == len(different)
     assert different[:1] == [TdlError(kind="Custom", text="x")]
     assert different[3:4] == [ExecutorError(kind="InvalidUtf8", content="x")]
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=f"^expected {ONE_TDL_KIND}, found 'TaskError'$"):
+    with pytest.raises(
+        ValueError, match=f"^expected {ONE_TDL_KIND}, found 'TaskError'$"
+    ):
         TdlError("TaskError", "x")
-    with pytest.raises(ValueError, match=f"^expected {ONE_EXECUTOR_KIND}, found 'Custom'$"):
+    with pytest.raises(
+        ValueError, match=f"^expected {ONE_EXECUTOR_KIND}, found 'Custom'$"
+    ):
         ExecutorError("Custom", "x")
 
 
@@ -77,7 +92,10 @@ def test_every_form_of_a_tdl_error(index):
     kind = vectors.TDL_ERRORS[index][0].kind
     expected = TdlError(kind, "é")
     indexes = [bytes((index,)), bytes((0xCC, index))]
-    indexes += [struct.pack(form, marker, index) for form, marker in ((">BH", 0xCD), (">BI", 0xCE), (">BQ", 0xCF))]
+    indexes += [
+        struct.pack(form, marker, index)
+        for form, marker in ((">BH", 0xCD), (">BI", 0xCE), (">BQ", 0xCF))
+    ]
     for head in (b"\x81", b"\xde\x00\x01", b"\xdf\x00\x00\x00\x01"):
         for key in every_form(kind) + indexes:
             for text in every_form("é"):
@@ -88,7 +106,11 @@ def test_every_form_of_a_tdl_error(index):
 
 
 CUSTOM = "81 a6 437573746f6d"
-ONE_ENTRY, KIND, TEXT = "a map of one entry", "the kind of an error", "the text of Custom"
+ONE_ENTRY, KIND, TEXT = (
+    "a map of one entry",
+    "the kind of an error",
+    "the text of Custom",
+)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +131,11 @@ ONE_ENTRY, KIND, TEXT = "a map of one entry", "the kind of an error", "the text 
         ("81 06 a178", f"{KIND}, found uint 6", 1),
         ("81 cf0000000100000000 a178", f"{KIND}, found uint 4294967296", 1),
         ("81 d30000000000000005 a178", f"{KIND}, found int 5", 1),
-        ("81 d40005 a178", "nil, bool, a number, str, bin, array or map, found marker d4", 1),
+        (
+            "81 d40005 a178",
+            "nil, bool, a number, str, bin, array or map, found marker d4",
+            1,
+        ),
         ("81 a6 637573746f6d a178", f"{ONE_TDL_KIND}, found 'custom'", 1),
         ("81 a6 437573746fff a178", f"{KIND} in UTF-8, found byte ff", 7),
         ("81 d930" + "78" * 48 + "a178", f"{ONE_TDL_KIND}, found '{'x' * 20}'", 1),
@@ -136,7 +162,11 @@ SIX = "an array of six u32 version numbers, found another value"
         ("81 04 8105a0", f"{KIND}, found uint 4", 1),
         ("81 a6 437573746f6d a178", f"{ONE_EXECUTOR_KIND}, found 'Custom'", 1),
         ("81 d930" + "78" * 48 + "a178", f"{ONE_EXECUTOR_KIND}, found '{'x' * 20}'", 1),
-        ("81 ae 496e76616c69644c696272617279 c0", "the text of InvalidLibrary, found nil", 16),
+        (
+            "81 ae 496e76616c69644c696272617279 c0",
+            "the text of InvalidLibrary, found nil",
+            16,
+        ),
         (VERSION + "c0", SIX, 21),
         (VERSION + "95 0001000001", SIX, 21),
         (VERSION + "97 00010000010000", SIX, 21),

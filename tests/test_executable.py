@@ -30,11 +30,29 @@ def make(directory, interpreter=PYTHON, fails=False, **env):
     """Make the file in a copy of the project. Return its path and what make said."""
     for name in ("Makefile", "protocol.py", "spider_executor.py"):
         shutil.copy(build.ROOT / name, directory)
-    command = ["make", "-s", f"PYTHON={PYTHON}", f"INTERPRETER={interpreter}", "dist/spider-task-executor"]
+    command = [
+        "make",
+        "-s",
+        f"PYTHON={PYTHON}",
+        f"INTERPRETER={interpreter}",
+        "dist/spider-task-executor",
+    ]
     # `make test` passes its own variables on.
-    env = {**{name: value for name, value in os.environ.items() if "MAKE" not in name and name != "DIST"}, **env}
+    env = {
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if "MAKE" not in name and name != "DIST"
+        },
+        **env,
+    }
     done = subprocess.run(
-        command, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=executor.DEADLINE
+        command,
+        cwd=directory,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=executor.DEADLINE,
     )
     assert bool(done.returncode) is fails, done.stdout
     return directory / "dist" / "spider-task-executor", done.stdout.decode()
@@ -44,7 +62,9 @@ def make(directory, interpreter=PYTHON, fails=False, **env):
 def file(tmp_path_factory):
     """The file alone in a directory."""
     directory = tmp_path_factory.mktemp("make")
-    target = make(directory)[0].rename(tmp_path_factory.mktemp("bin") / "spider-task-executor")
+    target = make(directory)[0].rename(
+        tmp_path_factory.mktemp("bin") / "spider-task-executor"
+    )
     shutil.rmtree(directory)
     return target
 
@@ -58,7 +78,10 @@ def works(package_dir, spawn):
         assert served.call(*TASK, 10) == [55]
         assert served.finish() == (b"", 0)
         options = {"env": env, "timeout": executor.DEADLINE, **options}
-        assert subprocess.check_output([*command, "run", *TASK, "10"], **options) == b"[55]\n"
+        assert (
+            subprocess.check_output([*command, "run", *TASK, "10"], **options)
+            == b"[55]\n"
+        )
         checked = subprocess.check_output([*command, "check", "complex"], **options)
         assert checked == b"complex    serves\n1 of 1 packages serve\n"
 
@@ -68,7 +91,13 @@ def works(package_dir, spawn):
 def test_it_works_however_it_is_started(works, file, tmp_path):
     (tmp_path / "link").symlink_to(file)
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
-    for command in ([file], [tmp_path / "link"], ["./link"], [sys.executable, "-IS", file], [sys.executable, "link"]):
+    for command in (
+        [file],
+        [tmp_path / "link"],
+        ["./link"],
+        [sys.executable, "-IS", file],
+        [sys.executable, "link"],
+    ):
         works(command, cwd=tmp_path)
 
 
@@ -93,10 +122,15 @@ def test_a_first_line_may_have_255_bytes(tmp_path):
         ("../bin/python3", "expected an absolute path"),
         ("/opt/my python/bin/python3", "expected a path without blanks"),
         ("/opt/python3\t", "expected a path without blanks"),
-        ("/" + "x" * INTERPRETER_MAX, "too long; the first line has 256 bytes, and Linux reads 255"),
+        (
+            "/" + "x" * INTERPRETER_MAX,
+            "too long; the first line has 256 bytes, and Linux reads 255",
+        ),
     ],
 )
-def test_an_interpreter_that_no_first_line_can_have_is_refused(tmp_path, interpreter, text):
+def test_an_interpreter_that_no_first_line_can_have_is_refused(
+    tmp_path, interpreter, text
+):
     path, output = make(tmp_path, interpreter, fails=True)
     assert "INTERPRETER" in output
     assert text in output
@@ -112,7 +146,10 @@ def test_equal_sources_give_equal_files(file, tmp_path):
         path, _ = make(tmp_path, PYTHONHASHSEED="5", TZ="UTC7")
     finally:
         os.umask(previous)
-    assert (path.stat().st_mode, path.read_bytes()) == (file.stat().st_mode, file.read_bytes())
+    assert (path.stat().st_mode, path.read_bytes()) == (
+        file.stat().st_mode,
+        file.read_bytes(),
+    )
 
 
 @pytest.mark.parametrize("useless", [".py", ".pyc"])
@@ -126,7 +163,12 @@ def test_it_works_from_the_bytecode_or_from_the_sources(works, file, tmp_path, u
             for name in names:
                 is_useless = name.endswith(useless) and not name.startswith("__main__")
                 changed.writestr(name, b"?" * 100 if is_useless else archive.read(name))
-    assert {"protocol.py", "protocol.pyc", "spider_executor.py", "spider_executor.pyc"} < set(names)
+    assert {
+        "protocol.py",
+        "protocol.pyc",
+        "spider_executor.py",
+        "spider_executor.pyc",
+    } < set(names)
     target.chmod(0o755)
     works([target])
 
@@ -140,7 +182,9 @@ with ExecutorHandle({str(package_dir)!r}) as handle:
     assert handle.execute("integration_test_tasks", "fibonacci", 10) == [55]
     print(open(f"/proc/{{handle.pid}}/cmdline").read())
 """
-    shown = subprocess.check_output([sys.executable, "-c", script], cwd=tmp_path, timeout=executor.DEADLINE)
+    shown = subprocess.check_output(
+        [sys.executable, "-c", script], cwd=tmp_path, timeout=executor.DEADLINE
+    )
     assert str(file) in shown.decode()
 
 
@@ -148,9 +192,13 @@ def test_ctrl_c_while_it_starts_kills_it_without_a_traceback(file, package_dir):
     """From its first line on. What the interpreter does before that is not in the hands of this program."""
     env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
     for number in range(20):
-        with subprocess.Popen([file], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        with subprocess.Popen(
+            [file], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as started:
             deadline = time.monotonic() + executor.DEADLINE
-            while "_ctypes" not in process.maps(started.pid):  # It is among the imports.
+            while "_ctypes" not in process.maps(
+                started.pid
+            ):  # It is among the imports.
                 assert time.monotonic() < deadline
             time.sleep(number * 0.0003)
             started.send_signal(signal.SIGINT)

@@ -8,7 +8,13 @@ import vectors
 from helpers import build
 from helpers.codec import END, refuses
 
-from protocol import ProtocolError, TruncatedError, decode_frame, encode_frame, frame_end
+from protocol import (
+    ProtocolError,
+    TruncatedError,
+    decode_frame,
+    encode_frame,
+    frame_end,
+)
 
 
 @pytest.mark.parametrize(("body", "frame"), vectors.FRAMES)
@@ -25,7 +31,9 @@ def test_golden_frame(body, frame, kind):
 
 def test_an_incomplete_frame():
     refuses(decode_frame, "000000", f"a frame header (4 bytes), {END} 3 bytes", 0)
-    refuses(decode_frame, "00800000 00", f"a frame body of 8388608 bytes, {END} 1 bytes", 4)
+    refuses(
+        decode_frame, "00800000 00", f"a frame body of 8388608 bytes, {END} 1 bytes", 4
+    )
 
 
 def test_the_largest_body():
@@ -33,7 +41,9 @@ def test_the_largest_body():
     frame = encode_frame(body)
     assert frame[:4].hex() == "00800000"
     assert decode_frame(frame) == (body, 8388612)
-    with pytest.raises(ProtocolError, match=r"of at most 8388608 bytes, found a length of 8388609$"):
+    with pytest.raises(
+        ProtocolError, match=r"of at most 8388608 bytes, found a length of 8388609$"
+    ):
         encode_frame(bytes(8388609))
 
 
@@ -47,9 +57,15 @@ def test_a_length_that_is_too_large_is_refused_before_the_body_arrives(header):
 
 
 def test_protocol_imports_nothing_but_struct():
-    script = (
-        "import sys; sys.path.append(sys.argv[1]); old = {*sys.modules}; import protocol; print(*{*sys.modules} - old)"
-    )
+    script = "import sys; sys.path.append(sys.argv[1]); old = {*sys.modules}; import protocol; print(*{*sys.modules} - old)"
     command = [sys.executable, "-IS", "-c", script, str(build.ROOT)]
-    new = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60).stdout.decode().split()
-    assert {"protocol", "struct"} <= {*new} <= {"protocol", "struct", "_struct", "__future__"}
+    new = (
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60)
+        .stdout.decode()
+        .split()
+    )
+    assert (
+        {"protocol", "struct"}
+        <= {*new}
+        <= {"protocol", "struct", "_struct", "__future__"}
+    )

@@ -39,7 +39,9 @@ CRASHES = [
     pytest.param("crashing", "stack_overflow", -signal.SIGSEGV, marks=pytest.mark.ours),
     ("crashing", f"raise:{int(signal.SIGILL)}", -signal.SIGILL),
     ("crashing", "crash_in_a_thread", -signal.SIGSEGV),
-    pytest.param("descriptors", "print_and_crash", -signal.SIGABRT, marks=pytest.mark.ours),
+    pytest.param(
+        "descriptors", "print_and_crash", -signal.SIGABRT, marks=pytest.mark.ours
+    ),
     pytest.param("cxx", "uncaught", -signal.SIGABRT, marks=needs_cxx),
     pytest.param("cxx", "forget_thread", -signal.SIGABRT, marks=needs_cxx),
 ]
@@ -52,7 +54,9 @@ OTHER_ENDS = [
 
 
 @pytest.mark.parametrize(("package", "task", "status"), CRASHES + OTHER_ENDS)
-def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(spawn, package, task, status):
+def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(
+    spawn, package, task, status
+):
     child = spawn()
     assert child.serves()
     child.send(request(package, task) + request("buffers", "echo"))
@@ -61,7 +65,9 @@ def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(spaw
 
 @pytest.mark.ours
 @pytest.mark.parametrize(("package", "task", "status"), CRASHES)
-def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(spawn, package, task, status):
+def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(
+    spawn, package, task, status
+):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
     assert child.call("crashing", "no_such_task").kind == "TaskError"
@@ -71,11 +77,16 @@ def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(
     assert f"in {package}::{task}\n" in child.stderr()
     assert child.stderr().count(f"in {package}::") == 1
     assert "no_such_task" not in child.stderr()
-    assert child.stderr().startswith("unflushed" + "last words" * (task == "print_and_crash"))
+    assert child.stderr().startswith(
+        "unflushed" + "last words" * (task == "print_and_crash")
+    )
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("package", "task"), [("descriptors", "close_standard"), ("signals", "restore_defaults")])
+@pytest.mark.parametrize(
+    ("package", "task"),
+    [("descriptors", "close_standard"), ("signals", "restore_defaults")],
+)
 def test_a_crash_after_a_task_took_away_descriptors_or_handlers(spawn, package, task):
     child = spawn()
     assert child.call(package, task) == [1]
@@ -85,9 +96,13 @@ def test_a_crash_after_a_task_took_away_descriptors_or_handlers(spawn, package, 
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize(("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)])
+@pytest.mark.parametrize(
+    ("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)]
+)
 @pytest.mark.parametrize("flag", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
-def test_a_crash_or_exit_while_a_package_loads_names_it(spawn, build_package, tmp_path, flag, end, status):
+def test_a_crash_or_exit_while_a_package_loads_names_it(
+    spawn, build_package, tmp_path, flag, end, status
+):
     build.stage(tmp_path, "odd", odd.build(build_package, flag.format(end)))
     child = spawn(tmp_path)
     child.send(request("odd", "answer"))
@@ -101,14 +116,20 @@ def test_outputs_at_an_invalid_address(spawn):
     child = spawn()
     child.send(request("crashing", "invalid_outputs:100000"))
     assert child.read_to_end() == (b"", 1)
-    check_error(child, "A task returned outputs at an invalid pointer.", "crashing::invalid_outputs:100000")
+    check_error(
+        child,
+        "A task returned outputs at an invalid pointer.",
+        "crashing::invalid_outputs:100000",
+    )
     child = spawn()
     child.send(request("crashing", "invalid_outputs:100"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("task", ["exit:0", "exit:3", "exit_from_a_thread:0", "exit_beside_a_reader:0"])
+@pytest.mark.parametrize(
+    "task", ["exit:0", "exit:3", "exit_from_a_thread:0", "exit_beside_a_reader:0"]
+)
 def test_exit_in_a_task_is_no_clean_end(group, task):
     assert group.call("exiting", "print_at_exit") == [1]
     group.send(request("exiting", task))
@@ -122,7 +143,9 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
     ended = 0
     for _ in range(1000 if FULL else 20):
         child = spawn()
-        child.send(request("exiting", "exit_in_a_handler:0") + request("buffers", "echo") * 200)
+        child.send(
+            request("exiting", "exit_in_a_handler:0") + request("buffers", "echo") * 200
+        )
         try:
             # Not closed: the end of stdin would be a clean end.
             child.process.wait(5)
@@ -141,19 +164,25 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
 
 
 def check_ended_child(child):
-    fields = check_error(child, "A child forked by a package returned into the executor")
+    fields = check_error(
+        child, "A child forked by a package returned into the executor"
+    )
     assert fields["parent"] == child.pid
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("task", ["return_twice", "return_twice_failing", "return_twice_by_clone"])
+@pytest.mark.parametrize(
+    "task", ["return_twice", "return_twice_failing", "return_twice_by_clone"]
+)
 def test_a_child_that_returns_from_a_task_never_answers(group, task):
     assert group.call("exiting", "print_at_exit") == [1]
     assert group.call("forking", task) == [1]  # the child's exit status
     assert group.serves()
     assert group.finish() == (b"", 0)
     check_ended_child(group)
-    assert group.stderr().count("handler\n") == 1  # the exit handlers did not run in the child
+    assert (
+        group.stderr().count("handler\n") == 1
+    )  # the exit handlers did not run in the child
 
 
 @pytest.mark.ours
@@ -168,7 +197,9 @@ def test_a_child_that_returns_from_a_task_never_answers(group, task):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_a_child_that_returns_from_loading_never_answers(spawn, build_package, tmp_path, flags, kind):
+def test_a_child_that_returns_from_loading_never_answers(
+    spawn, build_package, tmp_path, flags, kind
+):
     build.stage(tmp_path, "odd", odd.build(build_package, *flags))
     trace = odd.Trace(tmp_path)
     child = spawn(tmp_path, env=trace.env, start_new_session=True)
@@ -176,11 +207,19 @@ def test_a_child_that_returns_from_loading_never_answers(spawn, build_package, t
     assert found == [1] if kind is None else found.kind == kind
     assert child.finish() == (b"", 0)
     check_ended_child(child)
-    assert trace.take().count("execute") == (kind is None)  # the child has not run the task
+    assert trace.take().count("execute") == (
+        kind is None
+    )  # the child has not run the task
 
 
 @pytest.mark.parametrize(
-    ("task", "status"), [("exit_in_child:0", 0), ("exit_in_child:5", 5), ("fork_twice", 0), ("close_and_fork", 0)]
+    ("task", "status"),
+    [
+        ("exit_in_child:0", 0),
+        ("exit_in_child:5", 5),
+        ("fork_twice", 0),
+        ("close_and_fork", 0),
+    ],
 )
 def test_a_child_may_exit_or_fork(group, task, status):
     assert group.call("forking", task) == [status]
@@ -203,8 +242,15 @@ def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn):
         assert child.call("forking", "start_forking:4") == [4]
         for _ in range(5):
             (forks,) = child.call("forking", "count_forks")
-            assert executor.responses(child.exchange(request("buffers", "echo", 1) * 200, 37 * 200)) == [[1]] * 200
-            executor.wait_for(lambda: child.call("forking", "count_forks") > [forks], "a fork")  # noqa: B023
+            assert (
+                executor.responses(
+                    child.exchange(request("buffers", "echo", 1) * 200, 37 * 200)
+                )
+                == [[1]] * 200
+            )
+            executor.wait_for(
+                lambda: child.call("forking", "count_forks") > [forks], "a fork"
+            )  # noqa: B023
         assert child.call("forking", "stop_forking") == [0]
         assert child.call("forking", "fork_in_new_threads:20") == [20]
         assert child.finish() == (b"", 0)
@@ -219,7 +265,13 @@ def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn):
 def test_a_running_task_or_init_function_ends_when_nobody_reads_stdout(
     spawn, build_package, package_dir, tmp_path, call, both
 ):
-    build.stage(tmp_path, "odd", odd.build(build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'))
+    build.stage(
+        tmp_path,
+        "odd",
+        odd.build(
+            build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'
+        ),
+    )
     package, _, task = call.replace(" (loading)", "::answer").partition("::")
     child = spawn(tmp_path if package == "odd" else package_dir)
     child.send(request(package, task))
@@ -232,7 +284,9 @@ def test_a_running_task_or_init_function_ends_when_nobody_reads_stdout(
 
 
 @pytest.mark.ours
-@pytest.mark.parametrize("request_before", [("buffers", "echo"), ("none", "task"), ("buffers", "none")])
+@pytest.mark.parametrize(
+    "request_before", [("buffers", "echo"), ("none", "task"), ("buffers", "none")]
+)
 def test_an_idle_executor_is_not_ended_by_the_watchdog(spawn, request_before):
     """After a success, a failed load or an error, no task runs. The end of stdin is a clean end."""
     child = spawn()
@@ -300,7 +354,9 @@ def test_the_watchdog_does_not_block_on_a_log_pipe_that_is_full(spawn):
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("task", ["wait_on_a_thread", "read_signalfd", "handle_on_main"])
+@pytest.mark.parametrize(
+    "task", ["wait_on_a_thread", "read_signalfd", "handle_on_main"]
+)
 def test_signals_for_a_tasks_threads_do_not_land_on_another_thread(spawn, task):
     assert spawn().call("signals", task) == [50]
 
@@ -309,7 +365,9 @@ def test_signals_for_a_tasks_threads_do_not_land_on_another_thread(spawn, task):
 def test_every_thread_but_the_main_one_blocks_all_signals(spawn):
     child = spawn()
     assert child.serves()
-    (watchdog,) = (thread for thread in process.threads(child.pid) if thread != child.pid)
+    (watchdog,) = (
+        thread for thread in process.threads(child.pid) if thread != child.pid
+    )
     assert process.blocked_signals(child.pid, child.pid) == set()
     # The C library keeps 32 and 33 for itself, and nobody can block two others.
     expected = set(range(1, 65)) - {32, 33, 34, signal.SIGKILL, signal.SIGSTOP}
@@ -322,24 +380,36 @@ def test_a_signal_that_interrupts_a_write_costs_no_byte(spawn, size, count):
     child = spawn()
     assert child.call("signals", "interrupt") == [1]
     child.send(request("buffers", f"filled:{size}") * count)
-    executor.wait_for(lambda: select.select([child.process.stdout], [], [], 0)[0], "a reply")
+    executor.wait_for(
+        lambda: select.select([child.process.stdout], [], [], 0)[0], "a reply"
+    )
     time.sleep(0.05)
     for _ in range(count):
-        assert child.receive().outcome.outputs == (bytes(range(251)) * (size // 251 + 1))[:size]
+        assert (
+            child.receive().outcome.outputs
+            == (bytes(range(251)) * (size // 251 + 1))[:size]
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- what tasks leave
 
 # Spider's executor loses a relative package directory, and unloads the handler of a timer's signals before it exits.
 LEFT = "threads:8 change_environment clear_environment change_umask change_locale block_all restore_defaults"
-OURS_LEFT = [pytest.param(task, marks=pytest.mark.ours) for task in ("interrupt", "change_directory")]
+OURS_LEFT = [
+    pytest.param(task, marks=pytest.mark.ours)
+    for task in ("interrupt", "change_directory")
+]
 
 
 @pytest.mark.parametrize("task", [*LEFT.split(), *OURS_LEFT])
 def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task):
     # A relative package directory, which the process's own no longer leads to if a task has changed it.
     child = spawn(package_dir.name, cwd=str(package_dir.parent))
-    package = "signals" if task in ("block_all", "interrupt", "restore_defaults") else "process"
+    package = (
+        "signals"
+        if task in ("block_all", "interrupt", "restore_defaults")
+        else "process"
+    )
     assert child.call(package, task) == [1]
     for _ in range(100):
         assert child.serves()
@@ -354,7 +424,10 @@ def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task
 LIMITS = ["CORE", "FSIZE", "MEMLOCK", "NPROC", "STACK", "DATA", "AS", "NOFILE"]
 
 
-@pytest.mark.parametrize("name", [*LIMITS[:4], *(pytest.param(name, marks=pytest.mark.ours) for name in LIMITS[4:])])
+@pytest.mark.parametrize(
+    "name",
+    [*LIMITS[:4], *(pytest.param(name, marks=pytest.mark.ours) for name in LIMITS[4:])],
+)
 def test_a_limit_of_0_that_a_task_leaves(spawn, name):
     child = spawn()
     assert child.serves()

@@ -23,20 +23,39 @@ GUIDE = (build.NATIVE / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 SOURCE_NAME = re.compile(r"^(?:/\*|//) (\w+\.(?:c|cpp))\b.*\n", re.MULTILINE)
-TOOLS = {"c++ ": "C++ compiler", "gdb ": "gdb", "valgrind ": "valgrind", "LD_PRELOAD": "gcc's sanitizers"}
+TOOLS = {
+    "c++ ": "C++ compiler",
+    "gdb ": "gdb",
+    "valgrind ": "valgrind",
+    "LD_PRELOAD": "gcc's sanitizers",
+}
 DEADLINE = 100  # seconds, which only a hang exceeds
 
 
 def commands(text: str) -> list[tuple[str, str]]:
     """The commands of the console blocks in a text, each with what it prints."""
-    return COMMAND.findall("".join(block for language, block in BLOCK.findall(text) if language == "console"))
+    return COMMAND.findall(
+        "".join(
+            block for language, block in BLOCK.findall(text) if language == "console"
+        )
+    )
 
 
 def sources() -> dict[str, str]:
     """The names and texts of the source files. A block can have several."""
-    texts = [SOURCE_NAME.split(block) for language, block in BLOCK.findall(GUIDE) if language in ("c", "cpp")]
-    assert not any(text[0] for text in texts), "each source begins with a comment that names the file"
-    return {name: f"/* {name} */\n{code}" for text in texts for name, code in zip(text[1::2], text[2::2])}
+    texts = [
+        SOURCE_NAME.split(block)
+        for language, block in BLOCK.findall(GUIDE)
+        if language in ("c", "cpp")
+    ]
+    assert not any(text[0] for text in texts), (
+        "each source begins with a comment that names the file"
+    )
+    return {
+        name: f"/* {name} */\n{code}"
+        for text in texts
+        for name, code in zip(text[1::2], text[2::2])
+    }
 
 
 def tools(lines: list[str]) -> list[str]:
@@ -49,10 +68,16 @@ def console_blocks() -> list[object]:
     exports = [line for line, _ in commands(GUIDE) if line.startswith("export ")]
     for section in GUIDE.split("\n## ")[1:]:
         before = exports
-        for block in re.findall(r"^```console\n.*?^```$", section, re.DOTALL | re.MULTILINE):
+        for block in re.findall(
+            r"^```console\n.*?^```$", section, re.DOTALL | re.MULTILINE
+        ):
             lines = [line for line, _ in commands(block)]
             name = f"{section.splitlines()[0]}: {lines[-1].split()[0]}"
-            blocks.append(pytest.param(before, commands(block), marks=build.needs(*tools(lines)), id=name))
+            blocks.append(
+                pytest.param(
+                    before, commands(block), marks=build.needs(*tools(lines)), id=name
+                )
+            )
             before = before + [line for line in lines if not tools([line])]
     return blocks
 
@@ -66,17 +91,33 @@ def run(tmp_path):
     for name, code in sources().items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     (tmp_path / "bin").mkdir()
-    for name, target in (("python3", sys.executable), ("cc", build.CC), ("c++", build.CXX or "false")):
-        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {shlex.quote(str(shutil.which(target)))} "$@"\n')
+    for name, target in (
+        ("python3", sys.executable),
+        ("cc", build.CC),
+        ("c++", build.CXX or "false"),
+    ):
+        (tmp_path / "bin" / name).write_text(
+            f'#!/bin/sh\nexec {shlex.quote(str(shutil.which(target)))} "$@"\n'
+        )
         (tmp_path / "bin" / name).chmod(0o755)
-    env = cli.environment(PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+    env = cli.environment(
+        PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    )
 
     def run_lines(lines: list[str]) -> list[str]:
         command = ["sh", "-c", "\n".join(f"printf '\\036'\n{line}" for line in lines)]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True, **pipes) as shell:
+        pipes = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+        }
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=env, start_new_session=True, **pipes
+        ) as shell:
             try:
-                output = shell.communicate(timeout=DEADLINE)[0].decode("utf-8", "replace")
+                output = shell.communicate(timeout=DEADLINE)[0].decode(
+                    "utf-8", "replace"
+                )
             finally:
                 if shell.poll() is None:
                     os.killpg(shell.pid, signal.SIGKILL)
@@ -90,18 +131,31 @@ def test_commands_print_what_is_shown(run, before, shown):
     printed = run(before + [line for line, _ in shown])[len(before) :]
     assert len(printed) == len(shown)
     for (line, expected), text in zip(shown, printed):
-        pattern = re.sub(r"\d+\\? µs", r"\\d+ µs", re.escape(expected).replace(r"\.\.\.", ".*"))
+        pattern = re.sub(
+            r"\d+\\? µs", r"\\d+ µs", re.escape(expected).replace(r"\.\.\.", ".*")
+        )
         assert re.fullmatch(pattern, text, re.DOTALL), f"$ {line}\n{text}"
 
 
 @build.needs("C++ compiler", "gcc's sanitizers")
 def test_a_throw_under_the_sanitizers(run):
     lines = [line for line, _ in commands(GUIDE)]
-    (compile_line,) = [line.replace("-O2", "-fsanitize=address,undefined") for line in lines if line[:4] == "c++ "]
-    (call,) = [line.replace("broken nth '[1, 2, 3]' 3", "words find '[]' '\"x\"'") for line in lines if "ASAN" in line]
+    (compile_line,) = [
+        line.replace("-O2", "-fsanitize=address,undefined")
+        for line in lines
+        if line[:4] == "c++ "
+    ]
+    (call,) = [
+        line.replace("broken nth '[1, 2, 3]' 3", "words find '[]' '\"x\"'")
+        for line in lines
+        if "ASAN" in line
+    ]
     settings = [line for line in lines if re.match("export |run=|preload=", line)]
     *_, printed = run([*settings, "mkdir -p build/guide/words", compile_line, call])
-    assert printed == "spider-task-executor: words find: TaskError: ExecutionError: no such word: x\n"
+    assert (
+        printed
+        == "spider-task-executor: words find: TaskError: ExecutionError: no such word: x\n"
+    )
 
 
 def test_every_block_is_run():

@@ -15,12 +15,23 @@ from helpers import build, executor, odd, process
 
 import protocol
 import spider_executor
-from protocol import Execute, ExecutorError, Failure, ProtocolError, Result, Success, TaskContext, TdlError
+from protocol import (
+    Execute,
+    ExecutorError,
+    Failure,
+    ProtocolError,
+    Result,
+    Success,
+    TaskContext,
+    TdlError,
+)
 from spider_executor import ExecutorCrash, ExecutorHandle, TaskTimeout
 
 TASKS = "integration_test_tasks"
 ANSWER = [55, "x" * 99]
-REPLY = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values(*ANSWER)), 7)))
+REPLY = protocol.encode_frame(
+    protocol.encode_response(Result(Success(protocol.pack_values(*ANSWER)), 7))
+)
 LARGE = "x" * (4 << 20)
 PYTHON = [sys.executable, "-IS", "-c"]
 
@@ -110,12 +121,24 @@ def test_execute_returns_the_outputs(handle, timeout):
 @pytest.mark.parametrize(
     ("package", "task", "kind", "text"),
     [
-        (TASKS, "always_fail", "TaskError", "TaskError: ExecutionError: always_fail: intentional failure"),
-        ("complex", "complex::always_fail", "TaskError", "TaskError: Custom: this task always fails"),
+        (
+            TASKS,
+            "always_fail",
+            "TaskError",
+            "TaskError: ExecutionError: always_fail: intentional failure",
+        ),
+        (
+            "complex",
+            "complex::always_fail",
+            "TaskError",
+            "TaskError: Custom: this task always fails",
+        ),
         ("nowhere", "t", "InvalidLibrary", "InvalidLibrary: "),
     ],
 )
-def test_a_failure_is_raised_and_the_executor_goes_on(handle, package, task, kind, text):
+def test_a_failure_is_raised_and_the_executor_goes_on(
+    handle, package, task, kind, text
+):
     with pytest.raises(ExecutorError, match=text) as raised:
         run(handle, task, package=package)
     assert raised.value.kind == kind
@@ -124,15 +147,25 @@ def test_a_failure_is_raised_and_the_executor_goes_on(handle, package, task, kin
 
 def test_request_returns_the_response_undecoded(handle):
     def request(task, raw_inputs):
-        return handle.request(Execute(TASKS, task, TaskContext().encode(), raw_inputs), executor.DEADLINE)
+        return handle.request(
+            Execute(TASKS, task, TaskContext().encode(), raw_inputs), executor.DEADLINE
+        )
 
-    error = ExecutorError("TaskError", TdlError("ExecutionError", "always_fail: intentional failure"))
+    error = ExecutorError(
+        "TaskError", TdlError("ExecutionError", "always_fail: intentional failure")
+    )
     assert request("always_fail", bytes(4)).outcome == Failure(error.encode())
-    assert request("fibonacci", protocol.pack_values(10)).outcome == Success(protocol.pack_values(55))
+    assert request("fibonacci", protocol.pack_values(10)).outcome == Success(
+        protocol.pack_values(55)
+    )
     assert request("fibonacci", protocol.pack_values(25)).elapsed_us > 0
 
 
-@pytest.mark.parametrize("value", ["x" * protocol.FRAME_BODY_MAX, object(), 1 << 64], ids=["large", "type", "integer"])
+@pytest.mark.parametrize(
+    "value",
+    ["x" * protocol.FRAME_BODY_MAX, object(), 1 << 64],
+    ids=["large", "type", "integer"],
+)
 def test_a_value_that_cannot_be_sent_is_an_error_before_anything_is_sent(handle, value):
     with pytest.raises(ProtocolError):
         run(handle, "sleep_and_echo", value)
@@ -168,9 +201,15 @@ def test_large_values_go_both_ways(handle, size):
 
 def test_an_executor_may_answer_before_it_has_read_the_request(start_fake):
     """A handle that wrote all of the request before it reads would block."""
-    reply = protocol.encode_frame(protocol.encode_response(Result(Success(protocol.pack_values("y" * (4 << 20))), 1)))
+    reply = protocol.encode_frame(
+        protocol.encode_response(
+            Result(Success(protocol.pack_values("y" * (4 << 20))), 1)
+        )
+    )
     head, tail = reply[: reply.index(b"y")], reply[reply.rindex(b"y") + 1 :]
-    handle = start_fake(f'write({head!r} + b"y" * (4 << 20)); read(size); write({tail!r}); wait()')
+    handle = start_fake(
+        f'write({head!r} + b"y" * (4 << 20)); read(size); write({tail!r}); wait()'
+    )
     assert run(handle, "t", LARGE) == ["y" * (4 << 20)]
 
 
@@ -190,7 +229,9 @@ def test_an_executor_that_stops_reading_may_still_answer(start_fake, unread):
         ("REPLY + REPLY", "expected one response, found .* more bytes"),
     ],
 )
-def test_a_reply_that_breaks_the_protocol_is_an_error_and_ends_the_executor(start_fake, written, text):
+def test_a_reply_that_breaks_the_protocol_is_an_error_and_ends_the_executor(
+    start_fake, written, text
+):
     handle = start_fake(f"write({written}); wait()")
     with pytest.raises(ProtocolError, match=text):
         run(handle, "t")
@@ -239,7 +280,9 @@ def test_one_timeout_holds_for_everything(start_fake, script):
         ("crashing", "raise:40", None, "signal 40"),
     ],
 )
-def test_a_crash_is_raised_with_its_exit_code_or_its_signal(start, package, task, exit_code, name):
+def test_a_crash_is_raised_with_its_exit_code_or_its_signal(
+    start, package, task, exit_code, name
+):
     before = open_files()
     handle = start()
     with pytest.raises(ExecutorCrash, match=name or f"exit code {exit_code}") as raised:
@@ -275,10 +318,14 @@ def test_an_executor_that_the_handle_had_to_kill_has_not_crashed(start_fake):
     assert_ended(handle)
 
 
-def test_a_second_caller_gets_an_error_at_once_and_the_first_its_own_reply(start_fake, tmp_path):
+def test_a_second_caller_gets_an_error_at_once_and_the_first_its_own_reply(
+    start_fake, tmp_path
+):
     asked, told = tmp_path / "asked", tmp_path / "told"
     waiting = f"while not os.path.exists({str(told)!r}): time.sleep(0.01)"
-    handle = start_fake(f"os.mkdir({str(asked)!r})\n{waiting}\nread(size); write(REPLY); wait()")
+    handle = start_fake(
+        f"os.mkdir({str(asked)!r})\n{waiting}\nread(size); write(REPLY); wait()"
+    )
     with ThreadPoolExecutor() as pool:
         first = pool.submit(run, handle, "t", "first")
         try:
@@ -318,17 +365,23 @@ def test_close_sends_shutdown_and_returns_the_exit_code(start, tmp_path):
     assert_ended(handle)
 
 
-def test_close_lets_the_executor_end_by_itself(executor_command, build_package, tmp_path):
+def test_close_lets_the_executor_end_by_itself(
+    executor_command, build_package, tmp_path
+):
     build.stage(tmp_path, "odd", odd.build(build_package))
     trace = odd.Trace(tmp_path)
-    with ExecutorHandle(tmp_path, executor_command, {**os.environ, **trace.env}) as handle:
+    with ExecutorHandle(
+        tmp_path, executor_command, {**os.environ, **trace.env}
+    ) as handle:
         handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
     assert trace.take()[-1] == "unload"
     assert handle.close() == handle.close() == 0
     assert_ended(handle)
 
 
-@pytest.mark.parametrize(("script", "status"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 15)", -15)])
+@pytest.mark.parametrize(
+    ("script", "status"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 15)", -15)]
+)
 def test_close_of_an_executor_that_has_ended_returns_its_status(start, script, status):
     handle = start([*PYTHON, f"import os, sys; {script}"])
     os.waitid(os.P_PID, handle.pid, os.WEXITED | os.WNOWAIT)
@@ -341,7 +394,11 @@ def test_close_kills_an_executor_that_does_not_end(start_fake):
     assert_ended(handle)
 
 
-@pytest.mark.parametrize("call", [lambda handle: run(handle, "t"), ExecutorHandle.close], ids=["execute", "close"])
+@pytest.mark.parametrize(
+    "call",
+    [lambda handle: run(handle, "t"), ExecutorHandle.close],
+    ids=["execute", "close"],
+)
 def test_ctrl_c_ends_the_executor(start_fake, call):
     """A reply may still come after it: a handle that went on would take it for that to the next request."""
     handle = start_fake("os.kill(os.getppid(), signal.SIGINT); wait()")
@@ -351,7 +408,9 @@ def test_ctrl_c_ends_the_executor(start_fake, call):
 
 
 def test_an_exception_in_the_block_ends_the_executor(executor_command, package_dir):
-    with pytest.raises(KeyError), ExecutorHandle(package_dir, executor_command) as handle:
+    with pytest.raises(KeyError), ExecutorHandle(
+        package_dir, executor_command
+    ) as handle:
         raise KeyError
     assert_ended(handle)
 
@@ -373,21 +432,32 @@ def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir):
 
 
 @pytest.mark.parametrize("as_type", [str, os.fsencode, lambda path: path])
-def test_the_environment_is_replaced_and_has_the_package_directory(executor_command, package_dir, as_type):
+def test_the_environment_is_replaced_and_has_the_package_directory(
+    executor_command, package_dir, as_type
+):
     env = {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
     with ExecutorHandle(as_type(package_dir), executor_command, env) as handle:
         (lines,) = run(handle, "environment", package="process")
-    assert sorted(lines.splitlines()) == ["A=1", f"SPIDER_TDL_PACKAGE_DIR={package_dir}"]
+    assert sorted(lines.splitlines()) == [
+        "A=1",
+        f"SPIDER_TDL_PACKAGE_DIR={package_dir}",
+    ]
     assert env == {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
 
 
-def test_stderr_goes_where_the_caller_says_and_is_readable_after_the_end(executor_command, package_dir, tmp_path):
+def test_stderr_goes_where_the_caller_says_and_is_readable_after_the_end(
+    executor_command, package_dir, tmp_path
+):
     env = {**os.environ, "RUST_LOG": "info"}
-    with ExecutorHandle(package_dir, executor_command, env, stderr=subprocess.PIPE) as handle:
+    with ExecutorHandle(
+        package_dir, executor_command, env, stderr=subprocess.PIPE
+    ) as handle:
         assert run(handle, "fibonacci", 10) == [55]
     with handle.stderr:
         assert b"Executor exits." in handle.stderr.read()
-    with (tmp_path / "log").open("wb") as log, ExecutorHandle(package_dir, executor_command, env, log) as handle:
+    with (tmp_path / "log").open("wb") as log, ExecutorHandle(
+        package_dir, executor_command, env, log
+    ) as handle:
         assert handle.stderr is None
     assert b"Executor exits." in (tmp_path / "log").read_bytes()
 
@@ -397,7 +467,10 @@ def test_the_default_command_is_this_program(package_dir):
     with ExecutorHandle(package_dir) as handle:
         assert run(handle, "fibonacci", 10) == [55]
         with open(f"/proc/{handle.pid}/cmdline", "rb") as file:
-            assert list(map(os.fsdecode, file.read().split(b"\0")[:-1])) == spider_executor.own_command()
+            assert (
+                list(map(os.fsdecode, file.read().split(b"\0")[:-1]))
+                == spider_executor.own_command()
+            )
 
 
 @pytest.fixture
@@ -420,7 +493,9 @@ def make():
     return ExecutorHandle({str(package_dir)!r}, {command!r}, stderr=subprocess.DEVNULL)
 {script}
 """
-        done = subprocess.run([sys.executable, "-c", program], timeout=executor.DEADLINE)
+        done = subprocess.run(
+            [sys.executable, "-c", program], timeout=executor.DEADLINE
+        )
         return done.returncode, (tmp_path / "said").read_text()
 
     return parent
@@ -446,14 +521,25 @@ with make() as handle:
 def test_select_may_lack_poll(parent):
     """eventlet and gevent take it away."""
     # From CPython 3.15 on, subprocess cannot do without select.poll.
-    gone = "select.epoll" if sys.version_info >= (3, 15) else "select.poll, select.epoll"
-    assert parent("with make() as handle: say(run(handle))", f"del {gone}") == (0, "[55]\n")
+    gone = (
+        "select.epoll" if sys.version_info >= (3, 15) else "select.poll, select.epoll"
+    )
+    assert parent("with make() as handle: say(run(handle))", f"del {gone}") == (
+        0,
+        "[55]\n",
+    )
 
 
 @pytest.mark.parametrize(
-    "sibling", ["signal.pause()", "del handle; gc.collect(); os.kill(os.getpid(), signal.SIGSTOP)"]
+    "sibling",
+    [
+        "signal.pause()",
+        "del handle; gc.collect(); os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
 )
-def test_a_sibling_with_a_copy_of_the_handle_neither_ends_the_executor_nor_delays_close(parent, sibling):
+def test_a_sibling_with_a_copy_of_the_handle_neither_ends_the_executor_nor_delays_close(
+    parent, sibling
+):
     script = f"""
 handle = make()
 sibling = os.fork()
@@ -481,6 +567,9 @@ say(answer, status)
 )
 def test_a_parent_that_ends_without_close_leaves_no_executor(parent, end, status):
     """This executor does not end when its stdin is closed."""
-    found, said = parent(f"handle = make()\nrun(handle)\nsay(handle.pid)\n{end}", command=[*PYTHON, FAKE + "wait()"])
+    found, said = parent(
+        f"handle = make()\nrun(handle)\nsay(handle.pid)\n{end}",
+        command=[*PYTHON, FAKE + "wait()"],
+    )
     assert found == status
     executor.wait_for(lambda: process.is_gone(int(said)), "the executor to end")

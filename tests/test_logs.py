@@ -13,7 +13,11 @@ import pytest
 from helpers import build, executor, process
 from helpers.executor import request
 
-STARTS, SHUTDOWN, EXITS = "Executor starts.", "Received shutdown request.", "Executor exits."
+STARTS, SHUTDOWN, EXITS = (
+    "Executor starts.",
+    "Received shutdown request.",
+    "Executor exits.",
+)
 OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
 
 # The level of this program, and values of RUST_LOG that give it. The longest match wins; among equals, the last.
@@ -36,7 +40,9 @@ OWN_LEVELS = {
 }
 OWN_FILTERS = [(text, level) for level, texts in OWN_LEVELS.items() for text in texts]
 # Directives that cannot be parsed.
-BAD_WORDS = 'verbose= =info = spider=loud spider=6 spider=-1 x=y=z ? "\\" \udcff\udcfe=info'
+BAD_WORDS = (
+    'verbose= =info = spider=loud spider=6 spider=-1 x=y=z ? "\\" \udcff\udcfe=info'
+)
 BAD = [*BAD_WORDS.split(), "a b"]
 
 
@@ -44,7 +50,11 @@ BAD = [*BAD_WORDS.split(), "a b"]
 def test_rust_log(spawn, text, level):
     child = spawn(env={"RUST_LOG": text})
     assert child.finish() == (b"", 0)
-    lines = [line["fields"]["message"] for line in child.log_lines() if line["level"] in ("INFO", "WARN", "ERROR")]
+    lines = [
+        line["fields"]["message"]
+        for line in child.log_lines()
+        if line["level"] in ("INFO", "WARN", "ERROR")
+    ]
     assert lines == ([STARTS, EXITS] if level >= INFO else [])
 
 
@@ -58,21 +68,31 @@ def test_rust_log(spawn, text, level):
         (f"off,{BAD[0]}", OFF, BAD[:1]),
     ],
 )
-def test_each_level_has_its_lines_and_each_bad_directive_a_warning(spawn, tmp_path, text, level, bad):
+def test_each_level_has_its_lines_and_each_bad_directive_a_warning(
+    spawn, tmp_path, text, level, bad
+):
     """The executor has no package directory, answers one request, and gets rubbish."""
     child = spawn(tmp_path / "none", env={"RUST_LOG": text})
     assert child.finish(request("none", "task") + bytes(4))[1] == 1
     lines = child.log_lines()
     warnings = [line for line in lines if "RUST_LOG" in line["fields"]["message"]]
-    assert [(line["level"], line["fields"]["directive"]) for line in warnings] == [("WARN", text) for text in bad]
+    assert [(line["level"], line["fields"]["directive"]) for line in warnings] == [
+        ("WARN", text) for text in bad
+    ]
     life = [("INFO", INFO), ("WARN", WARN), ("DEBUG", DEBUG), ("ERROR", ERROR)]
-    assert [line["level"] for line in lines if line not in warnings] == [name for name, at in life if level >= at]
+    assert [line["level"] for line in lines if line not in warnings] == [
+        name for name, at in life if level >= at
+    ]
 
 
 def test_the_info_lines_of_a_life(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     assert child.finish(executor.SHUTDOWN) == (b"", 0)
-    assert [line["fields"]["message"] for line in child.log_lines()] == [STARTS, SHUTDOWN, EXITS]
+    assert [line["fields"]["message"] for line in child.log_lines()] == [
+        STARTS,
+        SHUTDOWN,
+        EXITS,
+    ]
     assert {line["level"] for line in child.log_lines()} == {"INFO"}
 
 
@@ -84,11 +104,19 @@ def test_the_shape_of_a_line(spawn):
     child.finish()
     for line in child.stderr().splitlines(keepends=True):
         entry = json.loads(line)
-        assert list(entry) == ["timestamp", "level", "fields", "filename", "line_number"]
+        assert list(entry) == [
+            "timestamp",
+            "level",
+            "fields",
+            "filename",
+            "line_number",
+        ]
         assert list(entry["fields"]) == ["message"]
         assert type(entry["line_number"]) is int
         # Without blanks, as Spider writes it.
-        assert line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False) + "\n"
+        assert (
+            line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False) + "\n"
+        )
 
 
 @pytest.mark.ours
@@ -97,18 +125,30 @@ def test_timestamps_are_utc_with_six_digits_of_microseconds(spawn):
     child = spawn(env={"RUST_LOG": "debug", "TZ": "Asia/Tokyo"})
     text = ""
     for _ in range(10):
-        executor.wait_for(lambda: time.time_ns() % 10**9 < 50_000_000, "the start of a second")
+        executor.wait_for(
+            lambda: time.time_ns() % 10**9 < 50_000_000, "the start of a second"
+        )
         count = child.stderr().count("\n")
         before = time.time_ns() // 1000
         assert child.serves()
-        executor.wait_for(lambda count=count: child.stderr().count("\n") > count, "the line")
+        executor.wait_for(
+            lambda count=count: child.stderr().count("\n") > count, "the line"
+        )
         text = child.log_lines()[-1]["timestamp"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
-        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ") - datetime.datetime(1970, 1, 1)
-        assert before <= moment // datetime.timedelta(microseconds=1) <= time.time_ns() // 1000
+        moment = datetime.datetime.strptime(
+            text, "%Y-%m-%dT%H:%M:%S.%fZ"
+        ) - datetime.datetime(1970, 1, 1)
+        assert (
+            before
+            <= moment // datetime.timedelta(microseconds=1)
+            <= time.time_ns() // 1000
+        )
         if text[20] == "0":
             return
-    pytest.fail(f"no request was answered in the first tenth of a second, the last one at {text}")
+    pytest.fail(
+        f"no request was answered in the first tenth of a second, the last one at {text}"
+    )
 
 
 @pytest.mark.ours
@@ -121,7 +161,14 @@ def test_the_line_number_is_where_it_was_written(spawn):
         assert entry["fields"]["message"] in source[entry["line_number"] - 1]
 
 
-NAMES = ['quote"backslash\\', "line\nfeed\r\ttab", "é 日本 🕷", "\x01\x1f\x7f", "\u2028\x85\u202e\u2066", "\x00"]
+NAMES = [
+    'quote"backslash\\',
+    "line\nfeed\r\ttab",
+    "é 日本 🕷",
+    "\x01\x1f\x7f",
+    "\u2028\x85\u202e\u2066",
+    "\x00",
+]
 
 
 @pytest.mark.ours
@@ -161,7 +208,12 @@ def test_a_line_is_one_write(spawn, stderr):
     assert child.serves()
     assert child.finish(bytes(4)) == (b"", 1)
     lines = [ours.recv(1 << 20) for _ in range(4)]
-    assert [json.loads(line)["level"] for line in lines] == ["INFO", "WARN", "DEBUG", "ERROR"]
+    assert [json.loads(line)["level"] for line in lines] == [
+        "INFO",
+        "WARN",
+        "DEBUG",
+        "ERROR",
+    ]
     assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
 
 
@@ -212,7 +264,9 @@ def test_prints_go_nowhere_after_the_reader_of_stderr_has_gone(broken):
     child, reader = broken
     assert child.serves()
     reader.close()
-    executor.wait_for(lambda: process.descriptors(child.pid)[2] == "/dev/null", "fd 2 to be /dev/null")
+    executor.wait_for(
+        lambda: process.descriptors(child.pid)[2] == "/dev/null", "fd 2 to be /dev/null"
+    )
     assert process.descriptors(child.pid)[1] == "/dev/null"
     for fd in (1, 2):
         assert child.call("descriptors", f"write_by_default:{fd}") == [0]

@@ -10,7 +10,10 @@ from protocol import ProtocolError, TruncatedError, pack, unpack
 # For each marker, the bytes after it, and the value of the whole.
 MARKERS = {
     **{marker: ("", marker) for marker in range(0x80)},
-    **{0x80 | n: ("".join(f"{i:02x} c0" for i in range(n)), dict.fromkeys(range(n))) for n in range(16)},
+    **{
+        0x80 | n: ("".join(f"{i:02x} c0" for i in range(n)), dict.fromkeys(range(n)))
+        for n in range(16)
+    },
     **{0x90 | n: ("c3" * n, [True] * n) for n in range(16)},
     **{0xA0 | n: ("7a" * n, "z" * n) for n in range(32)},
     0xC0: ("", None),
@@ -59,7 +62,9 @@ def test_marker(marker):
 
 
 @pytest.mark.parametrize("marker", UNKNOWN, ids="{:02x}".format)
-@pytest.mark.parametrize("before", ["", "91", "8100", "81"], ids=["alone", "item", "value", "key"])
+@pytest.mark.parametrize(
+    "before", ["", "91", "8100", "81"], ids=["alone", "item", "value", "key"]
+)
 def test_ext_and_the_reserved_marker_are_refused(marker, before):
     text = f"nil, bool, a number, str, bin, array or map, found marker {marker:02x}"
     refuses(unpack, f"{before} {marker:02x} 000000", text, len(before) // 2)
@@ -77,7 +82,16 @@ def test_ext_and_the_reserved_marker_are_refused(marker, before):
         (dict.fromkeys(range(65535)), "deffff 00c0"),
         (dict.fromkeys(range(65536)), "df00010000 00c0"),
     ],
-    ids=["str-16", "str-32", "bin-16", "bin-32", "array-16", "array-32", "map-16", "map-32"],
+    ids=[
+        "str-16",
+        "str-32",
+        "bin-16",
+        "bin-32",
+        "array-16",
+        "array-32",
+        "map-16",
+        "map-32",
+    ],
 )
 def test_large_sizes(value, head):
     data = pack(value)
@@ -93,7 +107,10 @@ def test_large_sizes(value, head):
         ((1, (2, 3)), "92 01 92 02 03"),
         (bytearray(b"ab"), "c402 6162"),
         ([True, 1, False, 0], "94 c3 01 c2 00"),
-        ({True: 1.0, None: 2, b"k": 3, 0.5: 4}, "84 c3 cb3ff0000000000000 c0 02 c4016b 03 cb3fe0000000000000 04"),
+        (
+            {True: 1.0, None: 2, b"k": 3, 0.5: 4},
+            "84 c3 cb3ff0000000000000 c0 02 c4016b 03 cb3fe0000000000000 04",
+        ),
         ({(7, 255): 1}, "81 92 07 ccff 01"),
     ],
 )
@@ -101,7 +118,10 @@ def test_what_is_packed(value, data):
     assert pack(value).hex() == data.replace(" ", "")
 
 
-@pytest.mark.parametrize("bits", ["8000000000000000", "7ff8000000000000", "fff8000000000001", "0000000000000001"])
+@pytest.mark.parametrize(
+    "bits",
+    ["8000000000000000", "7ff8000000000000", "fff8000000000001", "0000000000000001"],
+)
 def test_floats_keep_their_bits(bits):
     data = bytes.fromhex("cb" + bits)
     assert pack(unpack(data)[0]) == data
@@ -114,7 +134,10 @@ def test_floats_keep_their_bits(bits):
         (-(2**63) - 1, "a msgpack int of at most 64 bits, found one of 65 bits"),
         ("a\ud800", "text, found a lone surrogate at character 1"),
         (1j, "None, bool, int, float, str, bytes, list or dict, found complex"),
-        (memoryview(b"x"), "None, bool, int, float, str, bytes, list or dict, found memoryview"),
+        (
+            memoryview(b"x"),
+            "None, bool, int, float, str, bytes, list or dict, found memoryview",
+        ),
     ],
     ids=ascii,
 )
@@ -149,7 +172,10 @@ def test_malformed_bytes(data, text, offset):
 @pytest.mark.parametrize(
     ("data", "value"),
     [
-        ("94 ca80000000 ca7fc00000 caff800000 ca3dcccccd", [-0.0, math.nan, -math.inf, 0.10000000149011612]),
+        (
+            "94 ca80000000 ca7fc00000 caff800000 ca3dcccccd",
+            [-0.0, math.nan, -math.inf, 0.10000000149011612],
+        ),
         (
             "86 c0 01 c3 02 d0fb 03 a16b 04 c4016b 05 cb3ff8000000000000 06",
             {None: 1, True: 2, -5: 3, "k": 4, b"k": 5, 1.5: 6},
@@ -186,5 +212,7 @@ def test_containers_are_packed_1023_deep(inner):
         inner = [inner]
     data = pack(inner)
     assert pack(unpack(data)[0]) == data
-    with pytest.raises(ProtocolError, match=r"^expected at most 1023 nested containers, found more$"):
+    with pytest.raises(
+        ProtocolError, match=r"^expected at most 1023 nested containers, found more$"
+    ):
         pack([inner])

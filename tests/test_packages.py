@@ -35,7 +35,9 @@ def packages(package_dir, tmp_path):
 @pytest.fixture
 def add(packages, build_package):
     """Put an odd package into the directory, as a new file."""
-    return lambda name, *flags: build.replace(packages, name, odd.build(build_package, *flags))
+    return lambda name, *flags: build.replace(
+        packages, name, odd.build(build_package, *flags)
+    )
 
 
 @pytest.fixture
@@ -55,7 +57,9 @@ def refused(child, name, kind):
 # ----------------------------------------------------------------------------------------------------------- load order
 
 
-def test_a_package_is_loaded_once_when_it_is_first_requested(spawn, packages, add, trace):
+def test_a_package_is_loaded_once_when_it_is_first_requested(
+    spawn, packages, add, trace
+):
     add("odd", odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
     assert child.serves()
@@ -77,9 +81,21 @@ FAILURES = [
     ([odd.declares(b"n\xffme")], "InvalidUtf8", ["version", "name"]),
     (["-DUNDEFINED"], "InvalidLibrary", []),
     pytest.param(["-DUNDEFINED_CALL"], "InvalidLibrary", [], marks=ours),
-    ([INIT_FAILS], ExecutorError("PackageInitError", CUSTOM), ["version", "name", "init"]),
-    ([odd.init_fails(b"")], "ErrorPayloadDeserializationFailure", ["version", "name", "init"]),
-    ([odd.init_fails(b"\xa1x")], "ErrorPayloadDeserializationFailure", ["version", "name", "init"]),
+    (
+        [INIT_FAILS],
+        ExecutorError("PackageInitError", CUSTOM),
+        ["version", "name", "init"],
+    ),
+    (
+        [odd.init_fails(b"")],
+        "ErrorPayloadDeserializationFailure",
+        ["version", "name", "init"],
+    ),
+    (
+        [odd.init_fails(b"\xa1x")],
+        "ErrorPayloadDeserializationFailure",
+        ["version", "name", "init"],
+    ),
     ([odd.INIT_GOOD, "-DNO_EXECUTE"], "InvalidLibrary", ["version", "name", "init"]),
     (["-DVERSION=0,2,7", "-DNO_NAME"], VERSION_ERROR, ["version"]),
     ([odd.declares(b"\xc0"), "-DNO_EXECUTE"], "InvalidUtf8", ["version", "name"]),
@@ -87,13 +103,17 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("flags", "error", "called"), FAILURES)
-def test_loading_stops_at_a_failure_and_holds_no_name(spawn, packages, add, trace, flags, error, called):
+def test_loading_stops_at_a_failure_and_holds_no_name(
+    spawn, packages, add, trace, flags, error, called
+):
     path = add("odd", *([] if "init" in called else [odd.INIT_GOOD]), *flags)
     child = spawn(packages, env=trace.env)
     for _ in range(2):
         found = child.call("odd", "answer")
         assert found == error or found.kind == error
-        assert [name for name in trace.take() if name not in ("load", "unload")] == called
+        assert [
+            name for name in trace.take() if name not in ("load", "unload")
+        ] == called
     before = process.descriptors(child.pid)
     child.call("odd", "answer")
     assert process.descriptors(child.pid) == before
@@ -106,7 +126,10 @@ def test_loading_stops_at_a_failure_and_holds_no_name(spawn, packages, add, trac
 
 
 @ours
-@pytest.mark.parametrize(("flag", "is_closed"), [("-DVERSION=0,2,0", True), ("-DNO_NAME", True), (INIT_FAILS, False)])
+@pytest.mark.parametrize(
+    ("flag", "is_closed"),
+    [("-DVERSION=0,2,0", True), ("-DNO_NAME", True), (INIT_FAILS, False)],
+)
 def test_a_library_is_closed_only_if_it_was_refused_before_init(
     spawn, packages, add, build_package, trace, flag, is_closed
 ):
@@ -116,8 +139,13 @@ def test_a_library_is_closed_only_if_it_was_refused_before_init(
     error = refused(child, "odd", child.call("odd", "answer").kind)
     loads = 3 if is_closed else 1
     names = trace.take()
-    assert (names.count("load"), names.count("unload")) == (loads, loads if is_closed else 0)
-    (build.stage if is_closed else build.replace)(packages, "odd", odd.build(build_package))
+    assert (names.count("load"), names.count("unload")) == (
+        loads,
+        loads if is_closed else 0,
+    )
+    (build.stage if is_closed else build.replace)(
+        packages, "odd", odd.build(build_package)
+    )
     assert child.call("odd", "answer") == ([1] if is_closed else error)
 
 
@@ -133,14 +161,25 @@ def test_what_a_failed_init_leaves_behind_finds_its_code(spawn, packages, add, l
     assert child.finish() == (b"", 0)
 
 
-VERSIONS = [(0, 1, 0), (0, 1, 2**32 - 1), (0, 0, 9), (0, 2, 0), (0, 257, 0), (1, 0, 0), (1, 1, 0), (2**32 - 1,) * 3]
+VERSIONS = [
+    (0, 1, 0),
+    (0, 1, 2**32 - 1),
+    (0, 0, 9),
+    (0, 2, 0),
+    (0, 257, 0),
+    (1, 0, 0),
+    (1, 1, 0),
+    (2**32 - 1,) * 3,
+]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_major_and_minor_version_must_match(spawn, packages, add, version):
     add("odd", "-DVERSION=" + ",".join(map(str, version)))
     error = ExecutorError("IncompatibleVersion", (*version, 0, 1, 0))
-    assert spawn(packages).call("odd", "answer") == ([1] if version[:2] == (0, 1) else error)
+    assert spawn(packages).call("odd", "answer") == (
+        [1] if version[:2] == (0, 1) else error
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
@@ -156,7 +195,9 @@ DECLARED = [
 
 
 @ours
-@pytest.mark.parametrize(("flags", "serves"), DECLARED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("flags", "serves"), DECLARED, ids=lambda value: str(value)[:20]
+)
 def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, serves):
     path = add("odd", *flags)
     if serves:
@@ -165,10 +206,39 @@ def test_a_declared_name_has_a_pointer_and_a_bound(spawn, packages, add, flags, 
         assert str(path) in refused(spawn(packages), "odd", "InvalidLibrary").content
 
 
-NAMES = ["d\u00edas-\u65e5\u672c-\U0001f577", "with space", "..odd", "a.b", "-x", "lib", "x" * 200, "%s%n"]
+NAMES = [
+    "d\u00edas-\u65e5\u672c-\U0001f577",
+    "with space",
+    "..odd",
+    "a.b",
+    "-x",
+    "lib",
+    "x" * 200,
+    "%s%n",
+]
 NAMES += ['quote"\\\n\x1b']
-NOT_NAMES = ["", ".", "..", "/", "a/b", "../packages/odd", "odd/", "/odd", "odd\0", "\0", "../" * 3000]
-MISSING = ["missing", "Buffers", "buffers ", "$ORIGIN", "n" * 300, "\u00f1" * 5_000, "\x7f" * 1_000_000]
+NOT_NAMES = [
+    "",
+    ".",
+    "..",
+    "/",
+    "a/b",
+    "../packages/odd",
+    "odd/",
+    "/odd",
+    "odd\0",
+    "\0",
+    "../" * 3000,
+]
+MISSING = [
+    "missing",
+    "Buffers",
+    "buffers ",
+    "$ORIGIN",
+    "n" * 300,
+    "\u00f1" * 5_000,
+    "\x7f" * 1_000_000,
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -181,9 +251,16 @@ def test_a_directory_may_have_any_name(spawn, packages, add, name, locale):
 
 @ours
 @pytest.mark.parametrize("name", NOT_NAMES, ids=lambda name: ascii(name[:20]))
-def test_a_name_that_is_not_a_directorys_is_refused_without_a_look(spawn, packages, add, trace, name):
+def test_a_name_that_is_not_a_directorys_is_refused_without_a_look(
+    spawn, packages, add, trace, name
+):
     library = add("odd")
-    for path in (packages / "lib.so", packages / "liba.so", packages.parent / "lib...so", packages / "odd" / "lib.so"):
+    for path in (
+        packages / "lib.so",
+        packages / "liba.so",
+        packages.parent / "lib...so",
+        packages / "odd" / "lib.so",
+    ):
         shutil.copy(library, path)
     child = spawn(packages, env=trace.env)
     text = refused(child, name, "InvalidLibrary").content
@@ -211,7 +288,9 @@ def test_a_package_that_is_missing_is_looked_for_again(spawn, packages, add, nam
 # ------------------------------------------------------------------------------------------------ identity, duplicates
 
 
-def test_links_are_followed_and_need_not_be_utf8(spawn, packages, tmp_path, build_package):
+def test_links_are_followed_and_need_not_be_utf8(
+    spawn, packages, tmp_path, build_package
+):
     library = build.stage(tmp_path / "elsewhere", "odd", odd.build(build_package))
     (packages / "file").mkdir()
     (packages / "file" / "libfile.so").symlink_to(library)
@@ -239,7 +318,12 @@ def test_packages_do_not_mix(spawn, packages, add, build_package, how):
     add("one", odd.declares("one"), "-DVALUE=1")
     add("two", odd.declares("two"), "-DVALUE=2")
     child = spawn(packages, env=preload.files(build_package, how) if how else {})
-    assert [child.call(name, "answer") for name in ("one", "two") * 2] == [[1], [2], [1], [2]]
+    assert [child.call(name, "answer") for name in ("one", "two") * 2] == [
+        [1],
+        [2],
+        [1],
+        [2],
+    ]
 
 
 @ours
@@ -249,17 +333,23 @@ def test_a_file_that_the_loader_takes_for_another_is_a_duplicate(spawn, packages
     os.link(path, packages / "hard" / "libhard.so")
     child = spawn(packages)
     assert child.call("odd", "calls") == [1]
-    assert refused(child, "hard", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
+    assert refused(child, "hard", "DuplicatePackage") == ExecutorError(
+        "DuplicatePackage", "odd"
+    )
     assert child.call("odd", "calls") == [2]
 
 
 @ours
-def test_a_second_file_that_declares_a_name_is_a_duplicate_and_not_initialized(spawn, packages, add, trace):
+def test_a_second_file_that_declares_a_name_is_a_duplicate_and_not_initialized(
+    spawn, packages, add, trace
+):
     add("first")
     add("second", odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
     assert child.call("first", "answer") == [1]
-    assert refused(child, "second", "DuplicatePackage") == ExecutorError("DuplicatePackage", "odd")
+    assert refused(child, "second", "DuplicatePackage") == ExecutorError(
+        "DuplicatePackage", "odd"
+    )
     assert child.call("first", "calls") == [2]
     assert "init" not in trace.take()
     add("second", odd.declares("second"), "-DVALUE=2")
@@ -267,7 +357,9 @@ def test_a_second_file_that_declares_a_name_is_a_duplicate_and_not_initialized(s
 
 
 @ours
-def test_a_request_is_answered_by_the_file_that_its_name_leads_to(spawn, packages, add, trace):
+def test_a_request_is_answered_by_the_file_that_its_name_leads_to(
+    spawn, packages, add, trace
+):
     add("directory", odd.declares("declared"), odd.INIT_GOOD)
     child = spawn(packages, env=trace.env)
     assert [child.call("directory", "calls") for _ in range(3)] == [[1], [2], [3]]
@@ -307,12 +399,20 @@ OUR_TEXTS = [
     (lambda data: data[:4] + b"\1" + data[5:], "another machine"),  # 32 bits
     (lambda data: data[:5] + b"\2" + data[6:], "another machine"),  # big-endian
     (lambda data: data[:18] + OTHER_MACHINE + data[20:], platform.machine()),
-    (lambda data: data[:58] + b"\xff" * 4 + data[62:], "cut short"),  # the size and the number of section headers
+    (
+        lambda data: data[:58] + b"\xff" * 4 + data[62:],
+        "cut short",
+    ),  # the size and the number of section headers
 ]
 
 
-@pytest.mark.parametrize(("what", "word"), [*NOT_LIBRARIES, *(pytest.param(*row, marks=ours) for row in OUR_TEXTS)])
-def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, build_package, what, word):
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [*NOT_LIBRARIES, *(pytest.param(*row, marks=ours) for row in OUR_TEXTS)],
+)
+def test_what_is_not_a_library_is_refused_until_it_is_mended(
+    spawn, packages, build_package, what, word
+):
     library = odd.build(build_package)
     target = packages / "odd" / "libodd.so"
     target.parent.mkdir()
@@ -330,7 +430,9 @@ def test_what_is_not_a_library_is_refused_until_it_is_mended(spawn, packages, bu
 
 
 @ours
-def test_a_library_that_is_cut_short_anywhere_is_refused(spawn, packages, build_package):
+def test_a_library_that_is_cut_short_anywhere_is_refused(
+    spawn, packages, build_package
+):
     data = odd.build(build_package).read_bytes()
     target = packages / "odd" / "libodd.so"
     target.parent.mkdir()
@@ -357,15 +459,34 @@ def test_a_program_header_of_type_pt_null_is_ignored(spawn, packages, add):
 
 def elf_headers(data):
     """Headers in which one field after the magic number has a value that means something, and then several have any."""
-    fields = [(at, 1) for at in range(4, 16)] + [(16, 2), (18, 2), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)]
+    fields = [(at, 1) for at in range(4, 16)] + [
+        (16, 2),
+        (18, 2),
+        (20, 4),
+        (24, 8),
+        (32, 8),
+        (40, 8),
+        (48, 4),
+    ]
     fields += [(at, 2) for at in range(52, 64, 2)]
     edges = [(field, edge) for field in fields for edge in range(18)]
     rng = random.Random(12)
     for number in range(len(edges) + MUTANTS):
         header = bytearray(data[:64])
-        for (at, size), edge in [edges[number]] if number < len(edges) else rng.choices(edges, k=rng.choice((2, 3, 6))):
-            value, limit = int.from_bytes(header[at : at + size], "little"), 1 << 8 * size
-            values = [value + 56 * count for count in (-1, 1, 2, 3, 4, 5, 6, 7, 8)] + [value + 1, value + 8, value - 1]
+        for (at, size), edge in (
+            [edges[number]]
+            if number < len(edges)
+            else rng.choices(edges, k=rng.choice((2, 3, 6)))
+        ):
+            value, limit = (
+                int.from_bytes(header[at : at + size], "little"),
+                1 << 8 * size,
+            )
+            values = [value + 56 * count for count in (-1, 1, 2, 3, 4, 5, 6, 7, 8)] + [
+                value + 1,
+                value + 8,
+                value - 1,
+            ]
             values += [0, 1, limit - 1, limit >> 1, len(data), rng.randrange(limit)]
             header[at : at + size] = (values[edge] % limit).to_bytes(size, "little")
         yield bytes(header)
@@ -416,21 +537,28 @@ CAUSES = [
     ("-DNO_EXECUTE", "undefined symbol: __spider_tdl_package_execute"),
     ("-DUNDEFINED", "undefined symbol: nothing_defines_this"),
     ("-DNAME_SIZE=99999", "the declared name has 99999 bytes"),
-    (odd.declares(b"x\xff"), "the declared name: 'utf-8' codec can't decode byte 0xff in position 1"),
+    (
+        odd.declares(b"x\xff"),
+        "the declared name: 'utf-8' codec can't decode byte 0xff in position 1",
+    ),
 ]
 
 
 @ours
 @pytest.mark.parametrize(("what", "cause"), CAUSES)
 @pytest.mark.parametrize("name", ["odd", "n\u00e4me-" * 30], ids=len)
-def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(spawn, deep, build_package, what, cause, name):
+def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(
+    spawn, deep, build_package, what, cause, name
+):
     is_flag = isinstance(what, str) and what.startswith("-D")
     library = odd.build(build_package, *[what] * is_flag)
     target = build.stage(deep, name, library)
     if not is_flag:
         target.unlink()
         put(what, target, library.read_bytes())
-    text = refused(spawn(deep), name, "InvalidUtf8" if "utf-8" in cause else "InvalidLibrary").content
+    text = refused(
+        spawn(deep), name, "InvalidUtf8" if "utf-8" in cause else "InvalidLibrary"
+    ).content
     assert text.startswith(cause) or not GLIBC
     assert text.endswith(f"lib{name}.so"[-100:])
     assert len(text.encode()) <= TEXT_MAX
@@ -439,18 +567,34 @@ def test_a_long_error_text_begins_with_the_cause_and_ends_with_the_file(spawn, d
 @pytest.fixture
 def add_dependent(build_package, tmp_path):
     """Put a package into a directory, with a library that it needs in the version V1."""
-    (tmp_path / "library.c").write_text("int missing(void);\nint library(void) { return RESULT; }\n")
-    (tmp_path / "dependent.c").write_text('#include "odd.c"\nint library(void);\nint use(void) { return library(); }\n')
+    (tmp_path / "library.c").write_text(
+        "int missing(void);\nint library(void) { return RESULT; }\n"
+    )
+    (tmp_path / "dependent.c").write_text(
+        '#include "odd.c"\nint library(void);\nint use(void) { return library(); }\n'
+    )
     for version in ("V1", "V2"):
         (tmp_path / version).write_text(f"{version} {{ global: library; }};\n")
 
     def put_both(directory, result, version="V1"):
-        options = ("-Wl,-soname,liblibrary.so.7", f"-DRESULT={result}", f"-Wl,--version-script={tmp_path}/")
-        shutil.copy(build_package(tmp_path / "library.c", *options[:2], f"{options[2]}V1"), tmp_path / "liblibrary.so")
+        options = (
+            "-Wl,-soname,liblibrary.so.7",
+            f"-DRESULT={result}",
+            f"-Wl,--version-script={tmp_path}/",
+        )
+        shutil.copy(
+            build_package(tmp_path / "library.c", *options[:2], f"{options[2]}V1"),
+            tmp_path / "liblibrary.so",
+        )
         target = directory / "liblibrary.so.7"
-        shutil.copy(build_package(tmp_path / "library.c", *options[:2], options[2] + version), target)
+        shutil.copy(
+            build_package(tmp_path / "library.c", *options[:2], options[2] + version),
+            target,
+        )
         options = (f"-L{tmp_path}", "-llibrary", f"-Wl,-rpath,{directory}")
-        build.replace(directory, "odd", build_package(tmp_path / "dependent.c", *options))
+        build.replace(
+            directory, "odd", build_package(tmp_path / "dependent.c", *options)
+        )
 
     return put_both
 
@@ -496,7 +640,9 @@ def test_too_much_static_tls_is_refused_or_works(spawn, packages, add):
     add("odd", "-ftls-model=initial-exec", f"-DCONSTRUCTOR={tls}")
     child = spawn(packages)
     outcome = child.call("odd", "answer")
-    assert outcome == [1] or (outcome.kind == "InvalidLibrary" and "TLS" in outcome.content)
+    assert outcome == [1] or (
+        outcome.kind == "InvalidLibrary" and "TLS" in outcome.content
+    )
     assert child.serves()
     add("odd")
     assert child.call("odd", "answer") == [1]
@@ -504,7 +650,9 @@ def test_too_much_static_tls_is_refused_or_works(spawn, packages, add):
 
 @build.needs("C++ compiler")
 @pytest.mark.parametrize("flag", ["-DVERSION=0,2,7", "-DNO_NAME", INIT_FAILS])
-def test_a_refused_library_that_the_loader_cannot_unload_does_no_harm(spawn, packages, build_package, flag):
+def test_a_refused_library_that_the_loader_cannot_unload_does_no_harm(
+    spawn, packages, build_package, flag
+):
     source = build.PACKAGES / "unique.cpp"
     build.replace(packages, "unique", build_package(source, flag))
     child = spawn(packages)
@@ -544,8 +692,12 @@ def test_a_manager_runs_tasks_in_its_process(packages, add):
     assert outcome("here", "t\u00e2che", b"", b"") == Success("t\u00e2che".encode())
     assert outcome("here", "pointers", b"", b"").outputs[-1:] == b"\1"
     for package, kind in (("here", "TaskError"), ("bad", "PackageInitError")):
-        assert outcome(package, "error", b"", CUSTOM.encode()) == Failure(ExecutorError(kind, CUSTOM).encode())
-    error, _ = protocol.decode_executor_error(outcome("here", "error", b"", b"\xc1").error)
+        assert outcome(package, "error", b"", CUSTOM.encode()) == Failure(
+            ExecutorError(kind, CUSTOM).encode()
+        )
+    error, _ = protocol.decode_executor_error(
+        outcome("here", "error", b"", b"\xc1").error
+    )
     assert error.kind == "ErrorPayloadDeserializationFailure"
 
 
@@ -561,7 +713,11 @@ def test_a_manager_keeps_its_packages_and_its_directory(packages, add, monkeypat
     package = manager.load("odd")
     assert package is manager.load("odd") is manager.load("link")
     assert manager.load("other").name == "another"
-    for name, kind in (("twin", "DuplicatePackage"), ("another", "InvalidLibrary"), ("a/b", "InvalidLibrary")):
+    for name, kind in (
+        ("twin", "DuplicatePackage"),
+        ("another", "InvalidLibrary"),
+        ("a/b", "InvalidLibrary"),
+    ):
         with pytest.raises(ExecutorError) as caught:
             manager.load(name)
         assert caught.value.kind == kind

@@ -29,8 +29,16 @@ ECHO = request("buffers", "echo", 7)
 @pytest.mark.parametrize(
     ("data", "replies"),
     [
-        *((b"", []), (ECHO, [[7]]), (ECHO + SHUTDOWN, [[7]]), (request("process", "sleep:300"), [[300]])),
-        *((SHUTDOWN + rest, []) for rest in (b"", b"\xff" * 4, b"\0\0", ECHO, encode_frame(b"\xff" * 9))),
+        *(
+            (b"", []),
+            (ECHO, [[7]]),
+            (ECHO + SHUTDOWN, [[7]]),
+            (request("process", "sleep:300"), [[300]]),
+        ),
+        *(
+            (SHUTDOWN + rest, [])
+            for rest in (b"", b"\xff" * 4, b"\0\0", ECHO, encode_frame(b"\xff" * 9))
+        ),
         (encode_frame(SHUTDOWN[4:] + b"more"), []),
     ],
 )
@@ -43,7 +51,13 @@ def test_a_clean_end(spawn, data, replies):
 
 
 @pytest.mark.parametrize(
-    ("data", "status"), [(SHUTDOWN, 0), (b"\x00\x80\x00\x01", 1), (b"\xff" * 4, 1), (encode_frame(b"\7\0\0\0"), 1)]
+    ("data", "status"),
+    [
+        (SHUTDOWN, 0),
+        (b"\x00\x80\x00\x01", 1),
+        (b"\xff" * 4, 1),
+        (encode_frame(b"\7\0\0\0"), 1),
+    ],
 )
 def test_the_end_does_not_wait_for_more_bytes(spawn, data, status):
     child = spawn()
@@ -59,25 +73,64 @@ def little(number, size=8):
 NO_PACKAGE = little(0, 4)
 # What is wrong, the bytes, and what the ERROR line says.
 MALFORMED = {
-    "a header cut short": (ECHO[:3], "expected the rest of a frame, found the end after 3 bytes"),
-    "a header without a body": (ECHO[:4], "expected the rest of a frame, found the end after 4 bytes"),
-    "a body cut short": (ECHO[:20], "expected the rest of a frame, found the end after 20 bytes"),
+    "a header cut short": (
+        ECHO[:3],
+        "expected the rest of a frame, found the end after 3 bytes",
+    ),
+    "a header without a body": (
+        ECHO[:4],
+        "expected the rest of a frame, found the end after 4 bytes",
+    ),
+    "a body cut short": (
+        ECHO[:20],
+        "expected the rest of a frame, found the end after 20 bytes",
+    ),
     "one byte missing": (ECHO[:-1], f"found the end after {len(ECHO) - 1} bytes"),
-    "a body one byte too long": (b"\x00\x80\x00\x01", "at most 8388608 bytes, found a length of 8388609"),
-    "the longest body": (b"\xff" * 4, "at most 8388608 bytes, found a length of 4294967295"),
-    "HTTP": (b"GET / HTTP/1.1\r\n\r\n", "at most 8388608 bytes, found a length of 1195725856"),
-    "a little-endian length": (little(39, 4) + bytes(39), "found a length of 654311424"),
+    "a body one byte too long": (
+        b"\x00\x80\x00\x01",
+        "at most 8388608 bytes, found a length of 8388609",
+    ),
+    "the longest body": (
+        b"\xff" * 4,
+        "at most 8388608 bytes, found a length of 4294967295",
+    ),
+    "HTTP": (
+        b"GET / HTTP/1.1\r\n\r\n",
+        "at most 8388608 bytes, found a length of 1195725856",
+    ),
+    "a little-endian length": (
+        little(39, 4) + bytes(39),
+        "found a length of 654311424",
+    ),
     "an empty body": (bytes(4), "offset 0"),
     "half a tag": (encode_frame(b"\0\0"), "offset 0"),
     "an unknown tag": (encode_frame(little(7, 4)), "found tag 7 at offset 0"),
     "a big-endian tag": (encode_frame(b"\0\0\0\1"), "found tag 16777216 at offset 0"),
     "no fields": (encode_frame(NO_PACKAGE), "offset 4"),
-    "a package past the end": (encode_frame(NO_PACKAGE + little(2**64 - 1) + bytes(40)), "package"),
-    "a task past the end": (encode_frame(NO_PACKAGE + little(0) + little(2**63 - 1) + bytes(40)), "task_func"),
-    "a context past the end": (encode_frame(NO_PACKAGE + little(0) * 2 + little(99) + bytes(16)), "raw_ctx"),
-    "inputs past the end": (encode_frame(NO_PACKAGE + little(0) * 3 + little(1)), "raw_inputs"),
-    "a package that is not UTF-8": (encode_frame(NO_PACKAGE + little(1) + b"\xff" + bytes(24)), "byte ff at offset 12"),
-    "a task that is not UTF-8": (encode_frame(NO_PACKAGE + little(0) + little(1) + b"\xff" + bytes(16)), "offset 20"),
+    "a package past the end": (
+        encode_frame(NO_PACKAGE + little(2**64 - 1) + bytes(40)),
+        "package",
+    ),
+    "a task past the end": (
+        encode_frame(NO_PACKAGE + little(0) + little(2**63 - 1) + bytes(40)),
+        "task_func",
+    ),
+    "a context past the end": (
+        encode_frame(NO_PACKAGE + little(0) * 2 + little(99) + bytes(16)),
+        "raw_ctx",
+    ),
+    "inputs past the end": (
+        encode_frame(NO_PACKAGE + little(0) * 3 + little(1)),
+        "raw_inputs",
+    ),
+    "a package that is not UTF-8": (
+        encode_frame(NO_PACKAGE + little(1) + b"\xff" + bytes(24)),
+        "byte ff at offset 12",
+    ),
+    "a task that is not UTF-8": (
+        encode_frame(NO_PACKAGE + little(0) + little(1) + b"\xff" + bytes(16)),
+        "offset 20",
+    ),
 }
 KINDS = list(MALFORMED)
 # Spider's executor takes the first two for a clean end.
@@ -111,9 +164,18 @@ def test_one_error_line_says_what_is_malformed(spawn, kind):
 
 
 @pytest.mark.parametrize(
-    ("data", "status"), [(b"", 0), (SHUTDOWN, 0), (encode_frame(b"\xff" * 9), 1), (b"\xff" * 4, 1), (ECHO[:9], 1)]
+    ("data", "status"),
+    [
+        (b"", 0),
+        (SHUTDOWN, 0),
+        (encode_frame(b"\xff" * 9), 1),
+        (b"\xff" * 4, 1),
+        (ECHO[:9], 1),
+    ],
 )
-def test_exit_handlers_and_destructors_run(spawn, build_package, tmp_path, data, status):
+def test_exit_handlers_and_destructors_run(
+    spawn, build_package, tmp_path, data, status
+):
     trace = odd.Trace(tmp_path)
     build.stage(tmp_path, "odd", odd.build(build_package))
     child = spawn(tmp_path, env=trace.env)
@@ -140,7 +202,10 @@ def test_sigint_during_the_start_kills_it_without_a_traceback(spawn):
     for _ in range(200 if FULL else 15):
         child = spawn(env={"RUST_LOG": "info"})
         # The imports are under way when ctypes is loaded; a part of Python's own start cannot be protected.
-        executor.wait_for(lambda child=child: "_ctypes" in process.maps(child.pid) or child.stderr(), "the imports")
+        executor.wait_for(
+            lambda child=child: "_ctypes" in process.maps(child.pid) or child.stderr(),
+            "the imports",
+        )
         time.sleep(delays.uniform(0, 0.02))
         child.process.send_signal(signal.SIGINT)
         assert child.read_to_end() == (b"", -signal.SIGINT)
@@ -161,9 +226,15 @@ def test_without_a_package_directory_it_does_not_start(spawn, value):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("missing", "No such file"), ("a file", "Not a directory"), ("a loop", "Too many levels of symbolic links")],
+    [
+        ("missing", "No such file"),
+        ("a file", "Not a directory"),
+        ("a loop", "Too many levels of symbolic links"),
+    ],
 )
-def test_a_package_directory_that_is_none_is_the_error_of_each_request(spawn, tmp_path, package_dir, kind, reason):
+def test_a_package_directory_that_is_none_is_the_error_of_each_request(
+    spawn, tmp_path, package_dir, kind, reason
+):
     directory = tmp_path / kind
     if kind == "a file":
         directory.write_bytes(b"")
@@ -194,30 +265,52 @@ ENVIRONMENTS = [
     {"LC_CTYPE": "C.UTF-8", "LC_NUMERIC": "C"},
     {"LC_CTYPE": ""},
     {"XLC_CTYPE": "x", "LANG": ""},
-    {"PYTHONHOME": "/nowhere", "PYTHONUTF8": "1", "PYTHONCOERCECLOCALE": "1", "PYTHONPATH": "/nowhere"},
-    {"MALLOC_ARENA_MAX": "2", "GLIBC_TUNABLES": "glibc.malloc.trim_threshold=100", "TZ": "Asia/Tokyo", "EMPTY": ""},
+    {
+        "PYTHONHOME": "/nowhere",
+        "PYTHONUTF8": "1",
+        "PYTHONCOERCECLOCALE": "1",
+        "PYTHONPATH": "/nowhere",
+    },
+    {
+        "MALLOC_ARENA_MAX": "2",
+        "GLIBC_TUNABLES": "glibc.malloc.trim_threshold=100",
+        "TZ": "Asia/Tokyo",
+        "EMPTY": "",
+    },
 ]
 
 
 @pytest.mark.parametrize("variables", ENVIRONMENTS, ids=str)
-def test_tasks_see_the_environment_and_the_c_locale(spawn, executor_command, package_dir, variables):
-    given = [f"{name}={value}" for name, value in {**variables, "SPIDER_TDL_PACKAGE_DIR": package_dir}.items()]
+def test_tasks_see_the_environment_and_the_c_locale(
+    spawn, executor_command, package_dir, variables
+):
+    given = [
+        f"{name}={value}"
+        for name, value in {**variables, "SPIDER_TDL_PACKAGE_DIR": package_dir}.items()
+    ]
     child = spawn(command=["env", "-i", *given, *executor_command])
     (lines,) = child.call("process", "environment")
     assert sorted(lines.splitlines()) == sorted(given)
     assert child.call("process", "locale") == ["C"]
 
 
-def test_tasks_see_the_directory_the_umask_and_the_limits_of_the_parent_on_the_main_thread(spawn, tmp_path):
+def test_tasks_see_the_directory_the_umask_and_the_limits_of_the_parent_on_the_main_thread(
+    spawn, tmp_path
+):
     child = spawn(shell='umask 037; ulimit -c 0; exec "$@"', cwd=tmp_path)
     assert child.call("process", "cwd") == [str(tmp_path)]
     assert child.call("process", "mask") == [0o37]
     assert child.call("process", "is_main_thread") == [1]
     (lines,) = child.call("process", "limits")
     for number, line in enumerate(lines.splitlines()):
-        expected = (0, 0) if number == resource.RLIMIT_CORE else resource.getrlimit(number)
+        expected = (
+            (0, 0) if number == resource.RLIMIT_CORE else resource.getrlimit(number)
+        )
         # "Unlimited" is -1 before CPython 3.15.
-        assert [int(word) % 2**64 for word in line.split()] == [number, *(limit % 2**64 for limit in expected)]
+        assert [int(word) % 2**64 for word in line.split()] == [
+            number,
+            *(limit % 2**64 for limit in expected),
+        ]
 
 
 def dispositions(child):
@@ -228,7 +321,13 @@ def dispositions(child):
 
 def test_signals_have_their_default_actions_except_sigpipe(spawn):
     # The crash report handles these.
-    crashes = (signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
+    crashes = (
+        signal.SIGSEGV,
+        signal.SIGFPE,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+    )
     handled = {f"{int(number)} handled" for number in crashes}
     assert dispositions(spawn()) - handled == {f"{int(signal.SIGPIPE)} ignored"}
 
@@ -250,10 +349,14 @@ def test_signals_that_the_parent_ignores_or_blocks_stay_so(spawn):
 
 
 @pytest.mark.parametrize("soft", [64, 4096])
-def test_the_executor_changes_no_limit(spawn, build_package, tmp_path, package_dir, soft):
+def test_the_executor_changes_no_limit(
+    spawn, build_package, tmp_path, package_dir, soft
+):
     """Not even back to what it was, after an init function has changed it."""
     init = "-DINIT=(setrlimit(RLIMIT_NOFILE, &(struct rlimit){100, 4096}), number(0))"
-    build.stage(tmp_path, "odd", odd.build(build_package, "-include", "sys/resource.h", init))
+    build.stage(
+        tmp_path, "odd", odd.build(build_package, "-include", "sys/resource.h", init)
+    )
     for name in ("process", "buffers"):
         build.stage(tmp_path, name, package_dir / name / f"lib{name}.so")
 
@@ -286,7 +389,9 @@ def place(package_dir):
         for name in ("protocol.py", "spider_executor.py"):
             shutil.copy(build.ROOT / name, directory / "bin" / name)
             (directory / "bin" / name).chmod(0o555)
-        build.stage(directory / "packages", "buffers", package_dir / "buffers" / "libbuffers.so")
+        build.stage(
+            directory / "packages", "buffers", package_dir / "buffers" / "libbuffers.so"
+        )
         for path in (directory, *directory.glob("packages/**/")):
             path.chmod(0o755)
         (directory / "bin").chmod(0o777)
@@ -310,7 +415,12 @@ def test_ways_to_start_it(spawn, place, form):
         "executable": ([str(program)], "/"),
         "link": ([str(place / "spider-task-executor")], "/"),
     }[form]
-    child = spawn(place / "packages", command, env={"PATH": f"{place}:{os.environ['PATH']}"}, cwd=cwd)
+    child = spawn(
+        place / "packages",
+        command,
+        env={"PATH": f"{place}:{os.environ['PATH']}"},
+        cwd=cwd,
+    )
     assert child.serves()
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""
@@ -335,9 +445,16 @@ def test_odd_places_to_start_in(spawn, place, kind, writable):
     """Several at a time, before and after there is bytecode."""
     if not writable:
         (place / "bin").chmod(0o555)
-    command = [*build.unprivileged(), sys.executable, "-IS", str(place / "bin" / "spider_executor.py")]
+    command = [
+        *build.unprivileged(),
+        sys.executable,
+        "-IS",
+        str(place / "bin" / "spider_executor.py"),
+    ]
     for _ in range(2):
-        children = [spawn(place / "packages", command, shell=ODD_PLACES[kind]) for _ in range(2)]
+        children = [
+            spawn(place / "packages", command, shell=ODD_PLACES[kind]) for _ in range(2)
+        ]
         for child in children:
             output, status = child.finish(ECHO)
             assert executor.responses(output) == [[7]]
@@ -365,7 +482,9 @@ def test_nothing_slow_is_imported(spawn):
     assert {"protocol", "ctypes", "struct"} <= imported
     # On some versions of CPython, ctypes itself imports some of them.
     program = [sys.executable, "-ISc", "import ctypes, sys; print(*sys.modules)"]
-    needed = subprocess.run(program, stdout=subprocess.PIPE, encoding="utf-8", timeout=executor.DEADLINE).stdout
+    needed = subprocess.run(
+        program, stdout=subprocess.PIPE, encoding="utf-8", timeout=executor.DEADLINE
+    ).stdout
     assert imported & set(SLOW.split()) - set(needed.split()) == set()
 
 

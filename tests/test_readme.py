@@ -21,7 +21,11 @@ def blocks(language: str) -> list[str]:
 def run(command: list[str], directory: object, **env: str) -> str:
     """Run a command, which must succeed. Return its stdout."""
     done = subprocess.run(
-        command, cwd=directory, env=cli.environment(**env), capture_output=True, timeout=executor.DEADLINE
+        command,
+        cwd=directory,
+        env=cli.environment(**env),
+        capture_output=True,
+        timeout=executor.DEADLINE,
     )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -30,16 +34,26 @@ def run(command: list[str], directory: object, **env: str) -> str:
 @pytest.mark.parametrize("example", blocks("python"))
 def test_an_example_in_python_runs(package_dir, example, tmp_path):
     program = f"package_dir = {str(package_dir)!r}\n{example}"
-    run([sys.executable, "-W", "error", "-c", program], tmp_path, PYTHONPATH=str(build.ROOT))
+    run(
+        [sys.executable, "-W", "error", "-c", program],
+        tmp_path,
+        PYTHONPATH=str(build.ROOT),
+    )
 
 
 def test_the_example_in_c_prints_what_is_shown(build_package, tmp_path):
     (source,) = blocks("c")
     (block,) = [block for block in blocks("console") if "sums.c" in block]
     (tmp_path / "sums.c").write_text(source)
-    build.stage(tmp_path / "build" / "readme", "sums", build_package(tmp_path / "sums.c"))
-    shown = re.findall(r"^\$ python3 -m spider_executor (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+    build.stage(
+        tmp_path / "build" / "readme", "sums", build_package(tmp_path / "sums.c")
+    )
+    shown = re.findall(
+        r"^\$ python3 -m spider_executor (.*)\n((?:[^$].*\n)*)", block, re.MULTILINE
+    )
     assert [command.split()[0] for command, _ in shown] == ["run", "check"]
     for command, output in shown:
-        stdout = "".join(line for line in output.splitlines(True) if not line.startswith("elapsed"))
+        stdout = "".join(
+            line for line in output.splitlines(True) if not line.startswith("elapsed")
+        )
         assert run([*cli.COMMAND, *command.split()], tmp_path) == stdout

@@ -16,7 +16,9 @@ import protocol
 pytestmark = pytest.mark.ours
 
 TASKS = "integration_test_tasks"
-PLACES = pytest.mark.parametrize("place", [[], ["--in-process"]], ids=["executor", "in process"])
+PLACES = pytest.mark.parametrize(
+    "place", [[], ["--in-process"]], ids=["executor", "in process"]
+)
 
 
 @pytest.fixture
@@ -37,8 +39,14 @@ def other(tmp_path):
     [
         ([TASKS, "fibonacci", "30"], "[832040]\n"),
         ([TASKS, "assert_initialized"], "[]\n"),
-        (["buffers", "echo", '["é", 2.5, null]', '{"a": {"b": []}}'], '[["é", 2.5, null], {"a": {"b": []}}]\n'),
-        (["buffers", "echo", "-1", "-1e5", "-Infinity"], "[-1, -100000.0, -Infinity]\n"),
+        (
+            ["buffers", "echo", '["é", 2.5, null]', '{"a": {"b": []}}'],
+            '[["é", 2.5, null], {"a": {"b": []}}]\n',
+        ),
+        (
+            ["buffers", "echo", "-1", "-1e5", "-Infinity"],
+            "[-1, -100000.0, -Infinity]\n",
+        ),
         (["buffers", "echo", "--", "-1"], "[-1]\n"),
         (["--repeat", "3", "--", "buffers", "echo", "1"], "[1]\n"),
         (["buffers", "--repeat=3", "echo", "1"], "[1]\n"),
@@ -68,13 +76,28 @@ def test_values_are_sent_as_the_msgpack_of_their_json(run):
         "null": "c0",
     }
     done = run("--raw", "buffers", "echo", *values)
-    assert (done.status, done.stdout) == (0, protocol.encode_payload(map(bytes.fromhex, values.values())))
+    assert (done.status, done.stdout) == (
+        0,
+        protocol.encode_payload(map(bytes.fromhex, values.values())),
+    )
 
 
-@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
-def test_values_come_from_arguments_files_and_stdin_as_utf8_in_any_locale(run, tmp_path, locale):
+@pytest.mark.parametrize(
+    "locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_values_come_from_arguments_files_and_stdin_as_utf8_in_any_locale(
+    run, tmp_path, locale
+):
     (tmp_path / "file.json").write_text('["a", "é"]\n', encoding="utf-8")
-    done = run("buffers", "echo", '"é"', f"@{tmp_path}/file.json", "-", stdin='{"é": 1.5}'.encode(), **locale)
+    done = run(
+        "buffers",
+        "echo",
+        '"é"',
+        f"@{tmp_path}/file.json",
+        "-",
+        stdin='{"é": 1.5}'.encode(),
+        **locale,
+    )
     assert (done.status, done.stdout.decode()) == (0, '["é", ["a", "é"], {"é": 1.5}]\n')
 
 
@@ -108,15 +131,24 @@ def test_a_value_that_cannot_be_sent_is_wrong_usage_and_is_shown(run, value, tex
 def test_a_request_that_is_too_large_is_wrong_usage(run):
     done = run("buffers", "echo", "-", stdin=b'"' + b"x" * (8 << 20) + b'"')
     assert (done.status, done.stdout) == (2, b"")
-    assert "no request can carry this: expected a frame body of at most 8388608 bytes" in done.complaint
+    assert (
+        "no request can carry this: expected a frame body of at most 8388608 bytes"
+        in done.complaint
+    )
 
 
 @pytest.mark.parametrize(
     ("outputs", "stdout"),
     [
-        (protocol.pack_values({1: "a", 2.5: "b", None: b"\x00\xff"}), b'[{"1": "a", "2.5": "b", "null": [0, 255]}]\n'),
+        (
+            protocol.pack_values({1: "a", 2.5: "b", None: b"\x00\xff"}),
+            b'[{"1": "a", "2.5": "b", "null": [0, 255]}]\n',
+        ),
         (protocol.pack_values(float("nan"), [b"", [b"\x01"]]), b"[NaN, [[], [[1]]]]\n"),
-        (protocol.encode_payload([b"\x91" * 1023 + b"\x01"]), b"[" * 1024 + b"1" + b"]" * 1024 + b"\n"),
+        (
+            protocol.encode_payload([b"\x91" * 1023 + b"\x01"]),
+            b"[" * 1024 + b"1" + b"]" * 1024 + b"\n",
+        ),
         (b"", b""),
         (b"\2\0\0\0\1", b""),
         (bytes(range(256)) * 4000, b""),
@@ -125,7 +157,9 @@ def test_a_request_that_is_too_large_is_wrong_usage(run):
     ids=["keys", "bytes", "deep", "empty", "cut", "large", "key"],
 )
 def test_outputs_that_json_lacks_are_readable_or_for_raw(run, other, outputs, stdout):
-    reply = protocol.encode_frame(protocol.encode_response(protocol.Result(protocol.Success(outputs), 1)))
+    reply = protocol.encode_frame(
+        protocol.encode_response(protocol.Result(protocol.Success(outputs), 1))
+    )
     other.write_text(f"#!{sys.executable} -IS\nimport os\nos.write(1, {reply!r})\n")
     done = run("--executor", other, "p", "t")
     assert (done.status, done.stdout) == (0 if stdout else 1, stdout), done.stderr
@@ -136,7 +170,11 @@ def test_outputs_that_json_lacks_are_readable_or_for_raw(run, other, outputs, st
 @pytest.mark.parametrize(
     ("package", "task", "text"),
     [
-        (TASKS, "always_fail", f"{TASKS} always_fail: TaskError: ExecutionError: always_fail: intentional failure"),
+        (
+            TASKS,
+            "always_fail",
+            f"{TASKS} always_fail: TaskError: ExecutionError: always_fail: intentional failure",
+        ),
         (TASKS, "fibonaci", "TaskError: TaskNotFound: fibonaci"),
         ("none", "t", "InvalidLibrary: "),
         ("..", "t", "InvalidLibrary: "),
@@ -150,7 +188,9 @@ def test_a_failed_task_is_shown_in_its_own_words(run, place, package, task, text
 
 
 @PLACES
-def test_a_directory_that_cannot_be_listed_is_no_failure(run, place, build_package, tmp_path):
+def test_a_directory_that_cannot_be_listed_is_no_failure(
+    run, place, build_package, tmp_path
+):
     """As with mode 0711, for another user than the owner."""
     build.stage(tmp_path, "odd", odd.build(build_package))
     tmp_path.chmod(0o311)
@@ -158,7 +198,10 @@ def test_a_directory_that_cannot_be_listed_is_no_failure(run, place, build_packa
     done = run("--package-dir", tmp_path, *place, "odd", "error", **options)
     assert (done.status, done.stdout) == (1, b"")
     assert "odd error: ErrorPayloadDeserializationFailure" in done.complaint
-    assert run("--package-dir", tmp_path, *place, "odd", "answer", **options)[:2] == (0, b"[1]\n")
+    assert run("--package-dir", tmp_path, *place, "odd", "answer", **options)[:2] == (
+        0,
+        b"[1]\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,12 +245,19 @@ def test_repeat_asks_one_executor_and_prints_how_times_are_distributed(run):
 
 
 def test_a_terminal_is_told_after_some_seconds_how_to_limit_the_wait(run, package_dir):
-    notice, directory = "still waiting; --timeout SECONDS limits the wait", ["--package-dir", package_dir]
+    notice, directory = (
+        "still waiting; --timeout SECONDS limits the wait",
+        ["--package-dir", package_dir],
+    )
     slow = ["process", "sleep:6000"]
     with ThreadPoolExecutor() as pool:
-        limited = pool.submit(cli.call_on_terminal, "run", *directory, "--timeout", "15", *slow)
+        limited = pool.submit(
+            cli.call_on_terminal, "run", *directory, "--timeout", "15", *slow
+        )
         piped = pool.submit(run, *slow)
-        waiting = cli.call_on_terminal("run", *directory, "crashing", "hang", until=notice)
+        waiting = cli.call_on_terminal(
+            "run", *directory, "crashing", "hang", until=notice
+        )
     assert waiting.status == 130
     assert waiting.stderr.count(notice) == 1
     for done in (limited.result(), piped.result()):
@@ -215,7 +265,9 @@ def test_a_terminal_is_told_after_some_seconds_how_to_limit_the_wait(run, packag
         assert "still waiting" not in done.stderr
 
 
-@pytest.mark.parametrize(("task", "status"), [(["crashing", "raise:11"], -11), (["exiting", "_exit:7"], 7)])
+@pytest.mark.parametrize(
+    ("task", "status"), [(["crashing", "raise:11"], -11), (["exiting", "_exit:7"], 7)]
+)
 def test_in_process_is_this_very_process(run, task, status):
     assert run("--in-process", *task).status == status
 
@@ -230,15 +282,25 @@ def test_what_a_task_prints_is_no_output(run, place):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_task_in_process(package_dir, number):
     task = ("--in-process", "--package-dir", package_dir, "crashing", "hang")
-    done = cli.interrupt(lambda pid: "libcrashing.so" in process.maps(pid), "run", *task, number=number)
+    done = cli.interrupt(
+        lambda pid: "libcrashing.so" in process.maps(pid), "run", *task, number=number
+    )
     assert (done.status, done.stdout) == (-number, b"")
 
 
 @pytest.mark.parametrize(
     ("task", "status", "count"),
-    [("echo", 0, 5), ("echo_error:1", 1, 1), ("error_of_size:99", 1, 1), ("zeros:8388585", 1, 1), ("empty_null", 1, 0)],
+    [
+        ("echo", 0, 5),
+        ("echo_error:1", 1, 1),
+        ("error_of_size:99", 1, 1),
+        ("zeros:8388585", 1, 1),
+        ("empty_null", 1, 0),
+    ],
 )
-def test_in_process_frees_each_buffer_once(run, build_package, tmp_path, task, status, count):
+def test_in_process_frees_each_buffer_once(
+    run, build_package, tmp_path, task, status, count
+):
     counts = preload.BufferCounts(build_package, tmp_path)
     done = run("--in-process", "--repeat", "5", "buffers", task, '"text"', **counts.env)
     assert (done.status, done.stdout) == (status, b"" if status else b'["text"]\n')
@@ -257,7 +319,12 @@ def test_another_executor_is_started_without_arguments(run, other, tmp_path):
     ("text", "mode", "status", "complaint"),
     [
         ("#!/bin/sh\nexit 9\n", 0o755, 3, "exit code 9"),
-        ("#!/bin/sh\necho not a frame\n", 0o755, 3, "expected a frame body of at most 8388608 bytes"),
+        (
+            "#!/bin/sh\necho not a frame\n",
+            0o755,
+            3,
+            "expected a frame body of at most 8388608 bytes",
+        ),
         ("#!/bin/sh\nprintf '\\0\\0\\0\\4\\0\\0\\0\\7'\n", 0o755, 3, "expected"),
         ("#!/bin/sh\n", 0o644, 2, "executor: Permission denied"),
         ("not a program\n", 0o755, 2, "executor: Exec format error"),

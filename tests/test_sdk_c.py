@@ -46,7 +46,9 @@ def test_a_refused_allocation_is_an_error_and_leaks_nothing(driver, kitchen_sink
 
 def test_fuzzed_calls_have_well_formed_outcomes(driver, kitchen_sink):
     calls = 3_000_000 if FULL else 60_000
-    count, accepted = driver.run("fuzz", kitchen_sink, sdk_cases.all_cases(5000), 1, calls)
+    count, accepted = driver.run(
+        "fuzz", kitchen_sink, sdk_cases.all_cases(5000), 1, calls
+    )
     assert count == calls
     assert accepted > calls // 20
 
@@ -60,8 +62,16 @@ def test_fuzzed_calls_of_the_test_packages_have_well_formed_outcomes(driver, pac
     ]  # fmt: skip
     if package == "integration_test_tasks":
         sums = ([1, -1], [2**63 - 1] * 5, [-(2**63)] * 3, [], ["x"])
-        cases = [Case("assert_outputs_sum_zero", payload(), b"", commit(b"\0" + payload(*sum))) for sum in sums]
-        cases += [Case("sleep_and_echo", payload(["a", "é"] * 50), b""), Case("always_fail", payload(), b"")]
+        cases = [
+            Case(
+                "assert_outputs_sum_zero", payload(), b"", commit(b"\0" + payload(*sum))
+            )
+            for sum in sums
+        ]
+        cases += [
+            Case("sleep_and_echo", payload(["a", "é"] * 50), b""),
+            Case("always_fail", payload(), b""),
+        ]
     library = driver.library(build.NATIVE / f"{package}.c")
     assert driver.run("fuzz", library, cases, 3, 100_000 if FULL else 3000)[0] >= 3000
 
@@ -78,7 +88,9 @@ def test_threads_share_nothing(tmp_path, build_package):
 @pytest.mark.parametrize("compiler", sdk.C_COMPILERS[1:] + sdk.CXX_COMPILERS[:1])
 def test_outcomes_do_not_depend_on_the_compiler(driver, tmp_path, compiler):
     standard = "c++11" if compiler in sdk.CXX_COMPILERS else "c99"
-    library = sdk.package(KITCHEN_SINK, tmp_path / "libkitchen_sink.so", compiler, standard)
+    library = sdk.package(
+        KITCHEN_SINK, tmp_path / "libkitchen_sink.so", compiler, standard
+    )
     assert set(sdk.exported(library)) == sdk.EXPORTED
     driver.replay(library, sdk_cases.all_cases()[:: 1 if FULL else 3])
 
@@ -89,7 +101,9 @@ def test_a_real_executor_runs_the_package(spawn, tmp_path):
     for task, value in sdk_cases.TASKS.items():
         assert child.call_raw("kitchen_sink", task, payload(value)) == payload(value)
     error = wrong("inputs[0][1]: expected int64, found a string of length 1")
-    assert child.call("kitchen_sink", "list", [1, "x"]) == ExecutorError("TaskError", error)
+    assert child.call("kitchen_sink", "list", [1, "x"]) == ExecutorError(
+        "TaskError", error
+    )
 
 
 # ----------------------------------------------------------------------------------------------- one call after another
@@ -113,7 +127,11 @@ UNREAD = [
     ("list", [b"\1\2"], "[1]: expected 0 values, found 2"),
     ("map", [{1: 2}], "[1]: expected 0 keys and values, found 2"),
     ("map int64", [{1: 2}], "[1]: expected 1 keys and values, found 2"),
-    ("map int64 map int64", [{1: {3: 4}}], "[1][value 0]: expected 1 keys and values, found 2"),
+    (
+        "map int64 map int64",
+        [{1: {3: 4}}],
+        "[1][value 0]: expected 1 keys and values, found 2",
+    ),
     ("tuple:2 int64", [[1, 2]], "[1]: expected 1 value, found 2"),
     ("struct:a,b int64", [[1, 2]], "[1]: expected 1 value, found 2"),
     ("struct:a,b int64", [{"a": 1, "b": 2}], "[1]: expected 1 value, found 2"),
@@ -190,7 +208,10 @@ READS = [
 ]  # fmt: skip
 
 ONE = ": more values were written than announced: 1 (several outputs need spider_write_count)"
-LACKS_END, NOT_UTF8 = "[0]: a list or map was begun, but not ended", "[0]: a string that is not UTF-8"
+LACKS_END, NOT_UTF8 = (
+    "[0]: a list or map was begun, but not ended",
+    "[0]: a string that is not UTF-8",
+)
 
 # Operations, arguments, and the outputs, or the error.
 WRITES = [
@@ -247,7 +268,12 @@ WRITES = [
 ]  # fmt: skip
 
 
-def script(operations: str, arguments: list[object], outcome: object, context: bytes = sdk.CONTEXT) -> Case:
+def script(
+    operations: str,
+    arguments: list[object],
+    outcome: object,
+    context: bytes = sdk.CONTEXT,
+) -> Case:
     if isinstance(outcome, str):
         is_error = outcome.startswith(("inputs", "graph_outputs"))
         outcome = wrong(outcome) if is_error else payload(outcome)
@@ -257,7 +283,11 @@ def script(operations: str, arguments: list[object], outcome: object, context: b
 def written(operations: str, arguments: list[object], outcome: object) -> Case:
     if isinstance(outcome, str):
         outcome = TdlError("SerializationError", f"outputs{outcome}")
-    return script(operations, arguments, payload(*outcome) if isinstance(outcome, list) else outcome)
+    return script(
+        operations,
+        arguments,
+        payload(*outcome) if isinstance(outcome, list) else outcome,
+    )
 
 
 def test_a_task_reads(driver):
@@ -276,34 +306,57 @@ def test_graph_outputs_are_read_as_arguments_are(driver):
         ("graph count list int8 int8", "2 2 1 2"),
         ("graph list int8", "graph_outputs[0]: expected 1 value, found 2"),
         ("graph list int8 ready", "graph_outputs[0]: expected 1 value, found 2"),
-        ("graph list int8 bytes", "graph_outputs[0][1]: expected Bytes, found the integer 2"),
+        (
+            "graph list int8 bytes",
+            "graph_outputs[0][1]: expected Bytes, found the integer 2",
+        ),
     ]
-    driver.replay(driver.library(SCRIPT), [script(do, [], outcome, context) for do, outcome in cases])
+    driver.replay(
+        driver.library(SCRIPT),
+        [script(do, [], outcome, context) for do, outcome in cases],
+    )
 
 
 def test_structs_as_maps_have_a_depth_of_32_and_64_fields(driver):
     """Reading them takes time for each level. As arrays, structs have no such bounds."""
     error = ": expected a map of at most 64 fields, at most 32 deep, found more"
     cases = []
-    for depth, outcome in ((32, "1 " * 31 + "1"), (33, f"inputs[1]{'.deep' * 32}{error}")):
+    for depth, outcome in (
+        (32, "1 " * 31 + "1"),
+        (33, f"inputs[1]{'.deep' * 32}{error}"),
+    ):
         value = sdk_cases.nested(depth, lambda inner: {"deep": inner, "last": 1})
-        cases.append(script("struct:deep,last " * depth + "nil" + " int8" * depth, [value], outcome))
+        cases.append(
+            script(
+                "struct:deep,last " * depth + "nil" + " int8" * depth, [value], outcome
+            )
+        )
     value = sdk_cases.nested(400, lambda inner: [inner, 1])
-    cases.append(script("struct:a,b " * 400 + "nil" + " int8" * 400, [value], "1 " * 399 + "1"))
+    cases.append(
+        script("struct:a,b " * 400 + "nil" + " int8" * 400, [value], "1 " * 399 + "1")
+    )
     # After a struct, its levels are free again.
     value = [sdk_cases.nested(32, lambda inner: {"a": inner})] * 3
     cases.append(script("list " + ("struct:a " * 32 + "nil ") * 3, [value], "3"))
     names = [f"f{i}" for i in range(65)]
     for count, outcome in ((64, "1 " * 63 + "1"), (65, f"inputs[1]{error}")):
         operations = f"struct:{','.join(names[:count])}" + " int8" * count
-        cases.append(script(operations, [dict.fromkeys(reversed(names[:count]), 1)], outcome))
+        cases.append(
+            script(operations, [dict.fromkeys(reversed(names[:count]), 1)], outcome)
+        )
         cases.append(script(operations, [[1] * count], "1 " * (count - 1) + "1"))
     driver.replay(driver.library(SCRIPT), cases)
 
 
-def test_structs_as_maps_take_steps_in_proportion_to_their_size(spawn, build_package, tmp_path):
+def test_structs_as_maps_take_steps_in_proportion_to_their_size(
+    spawn, build_package, tmp_path
+):
     """The compiler counts the calls of functions."""
-    build.stage(tmp_path, "steps", build_package(sdk.SOURCES / "steps.c", "-finstrument-functions"))
+    build.stage(
+        tmp_path,
+        "steps",
+        build_package(sdk.SOURCES / "steps.c", "-finstrument-functions"),
+    )
     child = spawn(tmp_path)
 
     def steps(task: str, size: int) -> int:
@@ -322,18 +375,33 @@ def test_structs_as_maps_take_steps_in_proportion_to_their_size(spawn, build_pac
 
 def zstd_frame(*blocks: bytes, content_size: int | None = None) -> bytes:
     """A frame of blocks with a window of 8 MiB, and with a size that it may declare."""
-    head = b"\x00\x68" if content_size is None else b"\xc0\x68" + content_size.to_bytes(8, "little")
+    head = (
+        b"\x00\x68"
+        if content_size is None
+        else b"\xc0\x68" + content_size.to_bytes(8, "little")
+    )
     return b"\x28\xb5\x2f\xfd" + head + b"".join(blocks)
 
 
 def zstd_block(data: bytes, repeat: int = 0, last: bool = False) -> bytes:
     """A block of plain data, or of one byte repeated."""
-    return ((repeat or len(data)) << 3 | (2 if repeat else 0) | last).to_bytes(3, "little") + data
+    return ((repeat or len(data)) << 3 | (2 if repeat else 0) | last).to_bytes(
+        3, "little"
+    ) + data
 
 
 def compress(data: bytes) -> bytes:
-    function, room = ctypes.CDLL("libzstd.so.1").ZSTD_compress, ctypes.create_string_buffer(len(data) + 1000)
-    function.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    function, room = (
+        ctypes.CDLL("libzstd.so.1").ZSTD_compress,
+        ctypes.create_string_buffer(len(data) + 1000),
+    )
+    function.argtypes = (
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+    )
     size = function(room, len(room), data, len(data), 3)
     return room.raw[:size]
 
@@ -342,25 +410,40 @@ def compress(data: bytes) -> bytes:
 def test_compressed_graph_outputs_are_read(driver, kitchen_sink):
     last, small = zstd_block(b"", last=True), payload("x")
     whole = zstd_frame(zstd_block(small), last)
-    zeros = zstd_frame(*[zstd_block(b"\0", 128 * 1024)] * 32, last)  # 4 MiB: a payload without values, and more
+    zeros = zstd_frame(
+        *[zstd_block(b"\0", 128 * 1024)] * 32, last
+    )  # 4 MiB: a payload without values, and more
     cases = [(whole, small), (zeros, payload())]
-    for values in ([], [1], ["é" * 100, [1, {"a": None}]] * 10, ["x" * 2_000_000], list(range(50_000))):
+    for values in (
+        [],
+        [1],
+        ["é" * 100, [1, {"a": None}]] * 10,
+        ["x" * 2_000_000],
+        list(range(50_000)),
+    ):
         frame = compress(payload(*values))
         cases += [(frame, payload(*values)), (frame + frame, payload(*values))]
     damaged = "graph_outputs: expected zstd, found damaged bytes: "
-    cases += [(whole[:size], wrong(f"{damaged}truncated")) for size in range(len(whole))]
+    cases += [
+        (whole[:size], wrong(f"{damaged}truncated")) for size in range(len(whole))
+    ]
     cases += [(b"garbage that is longer", wrong(f"{damaged}Unknown frame descriptor"))]
     for size in (1, 2**60):
         frame = zstd_frame(zstd_block(small, last=True), content_size=size)
         cases += [(frame, wrong(f"{damaged}Data corruption detected"))]
-    calls = [Case("graph_outputs", payload(), outcome, commit(b"\1" + frame, True)) for frame, outcome in cases]
+    calls = [
+        Case("graph_outputs", payload(), outcome, commit(b"\1" + frame, True))
+        for frame, outcome in cases
+    ]
     driver.replay(kitchen_sink, calls)
     assert driver.run("starve", kitchen_sink, calls[:6])[0] > 10
 
 
 def test_compressed_graph_outputs_need_zstd(driver):
     text = "graph_outputs: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD"
-    case = script("graph count", [], TdlError("InvalidTaskContext", text), commit(b"\1damaged"))
+    case = script(
+        "graph count", [], TdlError("InvalidTaskContext", text), commit(b"\1damaged")
+    )
     driver.replay(driver.library(SCRIPT), [case])
 
 
@@ -382,7 +465,10 @@ DECLARATIONS = '#include "spider_tdl.h"\n#include "spider_tdl.h"\n#include <unis
 
 def test_there_is_no_warning():
     """In packages, in files with declarations only, and in an implementation of which little is used."""
-    texts = [DECLARATIONS, ONE_TASK + PACKAGE % '{"add", add}' + '#include "spider_tdl.h"\n']
+    texts = [
+        DECLARATIONS,
+        ONE_TASK + PACKAGE % '{"add", add}' + '#include "spider_tdl.h"\n',
+    ]
     others = [build.NATIVE / "integration_test_tasks.c", build.NATIVE / "complex.c"]
     with_zstd = ("-DSPIDER_TDL_WITH_ZSTD",) if build.has("zstd.h") else ()
     compilations = []
@@ -393,15 +479,27 @@ def test_there_is_no_warning():
         flags = (*sdk.STRICT, "-O1", "-S", "-o", os.devnull, *with_zstd)
         compilations.append(Compilation(compiler, first, KITCHEN_SINK, flags))
         for source in (*texts, *(others if is_c or FULL else ())):
-            compilations.append(Compilation(compiler, first, source, (*sdk.STRICT, "-fsyntax-only")))
+            compilations.append(
+                Compilation(compiler, first, source, (*sdk.STRICT, "-fsyntax-only"))
+            )
         for standard in rest:
-            compilations.append(Compilation(compiler, standard, KITCHEN_SINK, (*sdk.STRICT, "-fsyntax-only")))
-    assert not [(compilation, text) for compilation, code, text in sdk.run_all(compilations) if code != 0 or text]
+            compilations.append(
+                Compilation(
+                    compiler, standard, KITCHEN_SINK, (*sdk.STRICT, "-fsyntax-only")
+                )
+            )
+    assert not [
+        (compilation, text)
+        for compilation, code, text in sdk.run_all(compilations)
+        if code != 0 or text
+    ]
 
 
 @pytest.mark.parametrize("compiler", sdk.C_COMPILERS)
 def test_a_package_of_one_task_is_small(compiler, tmp_path):
-    library = sdk.package(ONE_TASK + PACKAGE % '{"add", add}', tmp_path / "libsums.so", compiler)
+    library = sdk.package(
+        ONE_TASK + PACKAGE % '{"add", add}', tmp_path / "libsums.so", compiler
+    )
     assert library.stat().st_size <= 25 * 1024
 
 
@@ -415,46 +513,68 @@ def test_a_package_of_one_task_is_small(compiler, tmp_path):
     ],
 )
 def test_a_list_of_tasks_with_a_mistake_is_refused(spawn, tmp_path, tasks, number):
-    text = ONE_TASK + "static void other(spider_task *task) { add(task); (void)other; }\n" + PACKAGE % tasks
+    text = (
+        ONE_TASK
+        + "static void other(spider_task *task) { add(task); (void)other; }\n"
+        + PACKAGE % tasks
+    )
     sdk.package(text, tmp_path / "sums" / "libsums.so")
     error = f"the package's task number {number} has no name, no function, or the name of another task"
     expected = ExecutorError("PackageInitError", TdlError("ExecutionError", error))
     child = spawn(tmp_path)
-    assert [child.call("sums", "a", 1, 2), child.call("sums", "twice", 1, 2)] == [expected] * 2
+    assert [child.call("sums", "a", 1, 2), child.call("sums", "twice", 1, 2)] == [
+        expected
+    ] * 2
 
 
 def test_a_package_may_have_several_files(spawn, build_package, tmp_path):
-    library = build_package(sdk.SOURCES / "two_files.c", str(sdk.SOURCES / "other_file.c"))
+    library = build_package(
+        sdk.SOURCES / "two_files.c", str(sdk.SOURCES / "other_file.c")
+    )
     assert set(sdk.exported(library)) == sdk.EXPORTED
     build.stage(tmp_path, "two_files", library)
     child = spawn(tmp_path)
     assert child.call("two_files", "sum", {"b": 2, "a": 1}) == [3]
     error = wrong("inputs[0][value 1]: expected int64, found a string of length 1")
-    assert child.call("two_files", "sum", {"a": 1, "b": "x"}) == ExecutorError("TaskError", error)
+    assert child.call("two_files", "sum", {"a": 1, "b": "x"}) == ExecutorError(
+        "TaskError", error
+    )
 
 
 @pytest.mark.parametrize("flags", [(), ("-O0", "-fvisibility=hidden")], ids=" ".join)
 def test_a_package_exports_four_symbols(build_package, flags):
-    assert set(sdk.exported(build_package(build.NATIVE / "complex.c", *flags))) == sdk.EXPORTED
+    assert (
+        set(sdk.exported(build_package(build.NATIVE / "complex.c", *flags)))
+        == sdk.EXPORTED
+    )
 
 
 def test_a_package_needs_the_implementation():
-    code, text = Compilation(build.CC, "c99", '#include "spider_tdl.h"\n' + PACKAGE % "{}").run()
+    code, text = Compilation(
+        build.CC, "c99", '#include "spider_tdl.h"\n' + PACKAGE % "{}"
+    ).run()
     assert code != 0
     assert "define_SPIDER_TDL_IMPLEMENTATION_before_you_include_spider_tdl_h" in text
 
 
 def test_names_agree():
     """Each reader has a writer of its name, and each enumerator one of three prefixes. Lengths are of type size_t."""
-    header = (build.NATIVE / "spider_tdl.h").read_text().partition("==== Implementation")[0]
+    header = (
+        (build.NATIVE / "spider_tdl.h").read_text().partition("==== Implementation")[0]
+    )
     readers, writers = (
-        re.findall(rf"^SPIDER__API .*\bspider_{half}_(\w+)\(", header, re.M) for half in ("read", "write")
+        re.findall(rf"^SPIDER__API .*\bspider_{half}_(\w+)\(", header, re.M)
+        for half in ("read", "write")
     )
     assert sorted(readers) == sorted(writers)
     assert {"cstring", "count", "option", "struct", "uint64"} <= set(readers)
-    enumerators = re.findall(r"\w+", " ".join(re.findall(r"typedef enum \w+ \{(.*?)\}", header, re.DOTALL)))
+    enumerators = re.findall(
+        r"\w+", " ".join(re.findall(r"typedef enum \w+ \{(.*?)\}", header, re.DOTALL))
+    )
     assert {word.split("_")[1] for word in enumerators} == {"ERROR", "TASK", "TYPE"}
-    assert not re.search(r"uint32_t (count|size|spider_read_(list|map|count))\b", header)
+    assert not re.search(
+        r"uint32_t (count|size|spider_read_(list|map|count))\b", header
+    )
     assert re.search(r"^#define SPIDER_TDL_HEADER_VERSION \d+$", header, re.M)
 
 
@@ -463,12 +583,16 @@ def test_names_agree():
 
 @pytest.mark.parametrize("size", [0, 2, 4])
 def test_a_cross_product_names_the_length_that_it_needs(spawn, size):
-    error = spawn().call("complex", "complex::cross_product", *[[[[0.0, 0.0]] * size]] * 2)
+    error = spawn().call(
+        "complex", "complex::cross_product", *[[[[0.0, 0.0]] * size]] * 2
+    )
     assert error.content.kind == "ExecutionError"
     assert "length 3" in error.content.text
 
 
 def test_a_failing_init_says_that_it_was_told_to(spawn):
-    error = spawn(env={"SPIDER_TEST_TDL_INIT_SHOULD_FAIL": "1"}).call("integration_test_tasks", "fibonacci", 1)
+    error = spawn(env={"SPIDER_TEST_TDL_INIT_SHOULD_FAIL": "1"}).call(
+        "integration_test_tasks", "fibonacci", 1
+    )
     assert error.kind == "PackageInitError"
     assert "init failure requested" in error.content.text

@@ -50,7 +50,9 @@ def test_inputs_and_contexts_that_are_cut_anywhere_are_refused(driver, typed):
 
 def test_fuzzed_calls_have_well_formed_outcomes(driver, typed):
     calls = 1_000_000 if FULL else 20_000
-    count, accepted = driver.run("fuzz", typed, list(filter(is_of_typed, sdk_cases.all_cases(5000))), 2, calls)
+    count, accepted = driver.run(
+        "fuzz", typed, list(filter(is_of_typed, sdk_cases.all_cases(5000))), 2, calls
+    )
     assert count == calls
     assert accepted > calls // 20
 
@@ -60,7 +62,9 @@ BACKWARDS = [["name", [[3.0, 4.5], [1.0, 2.0]], [True, False]], PATHS[1]]
 NUMBERS = list(range(64))
 COUNTS = {"brown": 1, "fox": 1, "lazy": 1, "quick": 1, "the": 3, "été": 1}
 MERGED = {"a": 2**62, "brown": 1, "fox": 3, "lazy": 1, "quick": 1, "the": 4, "été": 1}
-FIELDS = re.findall(r"SPIDER_STRUCT\(shadows, ([^)]*)\)", TYPED.read_text())[0].split(",")
+FIELDS = re.findall(r"SPIDER_STRUCT\(shadows, ([^)]*)\)", TYPED.read_text())[0].split(
+    ","
+)
 FIELDS = [field.strip() for field in FIELDS]
 THROWN = "ExecutionError"
 
@@ -112,17 +116,30 @@ CALLS = [
 
 def test_a_task_returns(driver, typed):
     cases = [
-        Case(task, payload(*values), payload(*out) if isinstance(out, list) else out) for task, values, out in CALLS
+        Case(task, payload(*values), payload(*out) if isinstance(out, list) else out)
+        for task, values, out in CALLS
     ]
     words = [case for case in cases if case.task.startswith("wordcount")]
     for outputs, outcome in (
         ([1, -3, 2**62], payload(2**62 - 2)),
-        ([1, "x"], wrong("graph_outputs[1]: expected int64, found a string of length 1")),
+        (
+            [1, "x"],
+            wrong("graph_outputs[1]: expected int64, found a string of length 1"),
+        ),
     ):
-        cases.append(Case("sum_of_outputs", payload(), outcome, commit(b"\0" + payload(*outputs))))
+        cases.append(
+            Case(
+                "sum_of_outputs", payload(), outcome, commit(b"\0" + payload(*outputs))
+            )
+        )
     driver.replay(typed, [case for case in cases if case not in words])
     driver.replay(driver.library(WORDCOUNT), words)
-    assert driver.run("fuzz", driver.library(WORDCOUNT), words, 5, 100_000 if FULL else 2_000)[0] >= 2_000
+    assert (
+        driver.run(
+            "fuzz", driver.library(WORDCOUNT), words, 5, 100_000 if FULL else 2_000
+        )[0]
+        >= 2_000
+    )
 
 
 @pytest.fixture
@@ -131,16 +148,27 @@ def typed_executor(spawn, typed, tmp_path):
     build.stage(tmp_path, "typed", typed)
     env = {}
     if build.has("sanitizers"):
-        commands = [[build.CXX, f"-print-file-name={name}"] for name in ("libasan.so", "libstdc++.so")]
-        paths = [subprocess.run(command, capture_output=True, check=True).stdout.decode() for command in commands]
-        env = {"ASAN_OPTIONS": "detect_leaks=0", "LD_PRELOAD": " ".join(path.strip() for path in paths)}
+        commands = [
+            [build.CXX, f"-print-file-name={name}"]
+            for name in ("libasan.so", "libstdc++.so")
+        ]
+        paths = [
+            subprocess.run(command, capture_output=True, check=True).stdout.decode()
+            for command in commands
+        ]
+        env = {
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "LD_PRELOAD": " ".join(path.strip() for path in paths),
+        }
     return lambda **more: spawn(tmp_path, env={**env, **more})
 
 
 def test_a_real_executor_runs_the_package(typed_executor):
     child = typed_executor()
     assert child.call("typed", "swap", 5, "x") == ["x", 5]
-    assert child.call("typed", "throw_number").content == TdlError(THROWN, "unknown C++ exception")
+    assert child.call("typed", "throw_number").content == TdlError(
+        THROWN, "unknown C++ exception"
+    )
     assert child.call("typed", "int8", 1) == [1]
 
 
@@ -156,17 +184,29 @@ def test_an_init_that_throws_fails(typed_executor):
 def test_there_is_no_warning():
     """Whatever the names of fields are, with -Wshadow, too."""
     flags = (*sdk.STRICT, "-Wold-style-cast", "-fsyntax-only")
-    dialects = [(compiler, standard) for compiler in sdk.CXX_COMPILERS for standard in ("c++17", "c++20")]
+    dialects = [
+        (compiler, standard)
+        for compiler in sdk.CXX_COMPILERS
+        for standard in ("c++17", "c++20")
+    ]
     compilations = [
         Compilation(*dialect, source, flags)
         for index, dialect in enumerate(dialects)
-        for source in ([TYPED, WORDCOUNT] if FULL else [TYPED] if index % 3 == 0 else [WORDCOUNT])
+        for source in (
+            [TYPED, WORDCOUNT] if FULL else [TYPED] if index % 3 == 0 else [WORDCOUNT]
+        )
     ]
-    assert not [(compilation, text) for compilation, code, text in sdk.run_all(compilations) if code != 0 or text]
+    assert not [
+        (compilation, text)
+        for compilation, code, text in sdk.run_all(compilations)
+        if code != 0 or text
+    ]
 
 
 def package_of(code: str, *functions: str) -> str:
-    tasks = ", ".join(f'{{"{name}", spider::typed<{name}>}}' for name in functions or ("bad",))
+    tasks = ", ".join(
+        f'{{"{name}", spider::typed<{name}>}}' for name in functions or ("bad",)
+    )
     return (
         '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.hpp"\n#include <set>\nnamespace {\n'
         f'{code}\n}}\nSPIDER_TDL_PACKAGE("p", nullptr, {tasks});\n'
@@ -177,24 +217,44 @@ def package_of(code: str, *functions: str) -> str:
 NOT_ALLOWED = [
     ("void bad(std::set<int>) {}", "std::set<int>"),
     ("enum color { red }; void bad(color) {}", "color"),
-    ("struct plain { int x; }; std::vector<std::map<int, plain>> bad() { return {}; }", "plain"),
-    ("struct s {}; SPIDER_STRUCT(s, " + ", ".join(f"f{i}" for i in range(65)) + "); void bad(s) {}", "most 64 fields"),
-    ("struct s { int x, y; }; SPIDER_STRUCT(s, x, misspelt); void bad(s) {}", "misspelt"),
+    (
+        "struct plain { int x; }; std::vector<std::map<int, plain>> bad() { return {}; }",
+        "plain",
+    ),
+    (
+        "struct s {}; SPIDER_STRUCT(s, "
+        + ", ".join(f"f{i}" for i in range(65))
+        + "); void bad(s) {}",
+        "most 64 fields",
+    ),
+    (
+        "struct s { int x, y; }; SPIDER_STRUCT(s, x, misspelt); void bad(s) {}",
+        "misspelt",
+    ),
     ("struct s { int x, y; }; SPIDER_STRUCT(s, x); void bad(s) {}", "only 1 name"),
 ]
 
 
 def test_a_mistake_has_one_clear_error():
-    compilations = [Compilation(str(build.CXX), "c++17", package_of(code)) for code, _ in NOT_ALLOWED]
+    compilations = [
+        Compilation(str(build.CXX), "c++17", package_of(code))
+        for code, _ in NOT_ALLOWED
+    ]
     for compiler in sdk.CXX_COMPILERS[1:]:
         codes = NOT_ALLOWED if FULL else NOT_ALLOWED[:1]
-        compilations += [Compilation(compiler, "c++17", package_of(code)) for code, _ in codes]
+        compilations += [
+            Compilation(compiler, "c++17", package_of(code)) for code, _ in codes
+        ]
     for index, (_, status, text) in enumerate(sdk.run_all(compilations)):
         code, found = NOT_ALLOWED[index % len(NOT_ALLOWED)]
         assert status != 0, code
         assert any(found in line for line in text.splitlines()[:8]), text
         if "int x, y" not in code:
-            assert len(re.findall(r"error: static.assert", text)) == len(re.findall(r"\berror: ", text)) == 1, text
+            assert (
+                len(re.findall(r"error: static.assert", text))
+                == len(re.findall(r"\berror: ", text))
+                == 1
+            ), text
             assert len(text.splitlines()) < 30, text
 
 
@@ -203,8 +263,14 @@ def test_pointers_characters_and_wide_integers_are_mistakes_too():
         "int value;\nint *f1() { return &value; }\nchar f2() { return 'x'; }\nvoid f3(wchar_t) {}\n"
         "__extension__ typedef __int128 wide;\nvoid f4(wide) {}\nvoid f5(char *) {}\n"
     )
-    _, text = Compilation(str(build.CXX), "c++17", package_of(code, "f1", "f2", "f3", "f4", "f5")).run()
-    assert len(re.findall(r"error: static.assert", text)) == len(re.findall(r"\berror: ", text)) == 5, text
+    _, text = Compilation(
+        str(build.CXX), "c++17", package_of(code, "f1", "f2", "f3", "f4", "f5")
+    ).run()
+    assert (
+        len(re.findall(r"error: static.assert", text))
+        == len(re.findall(r"\berror: ", text))
+        == 5
+    ), text
 
 
 def test_what_looks_like_a_mistake_compiles():
@@ -216,19 +282,25 @@ def test_what_looks_like_a_mistake_compiles():
 
 
 def test_an_older_standard_is_refused():
-    status, text = Compilation(str(build.CXX), "c++14", '#include "spider_tdl.hpp"\n').run()
+    status, text = Compilation(
+        str(build.CXX), "c++14", '#include "spider_tdl.hpp"\n'
+    ).run()
     assert status != 0
     assert "spider_tdl.hpp needs C++17" in text
 
 
-@pytest.mark.parametrize("source", [WORDCOUNT, TYPED] if FULL else [WORDCOUNT], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source", [WORDCOUNT, TYPED] if FULL else [WORDCOUNT], ids=lambda path: path.stem
+)
 @pytest.mark.parametrize("flags", [(), ("-O0",)] if FULL else [()], ids="".join)
 def test_a_package_exports_four_symbols(build_package, source, flags):
     """And what the compiler instantiates of the standard library, weakly."""
     symbols = sdk.exported(build_package(source, *flags))
     assert {name for name, kind in symbols.items() if kind == "T"} == sdk.EXPORTED
     for name in set(symbols) - sdk.EXPORTED:
-        assert symbols[name] in "WV" or flags, f"{symbols[name]} {name} would keep the library from being unloaded"
+        assert symbols[name] in "WV" or flags, (
+            f"{symbols[name]} {name} would keep the library from being unloaded"
+        )
         assert re.search(r"\b(std|__gnu_cxx)::|^operator ", name), name
         assert not re.search(r"\bspider(::|_\w+(<.*>)?\()", name), name
 
@@ -246,11 +318,16 @@ def test_a_table_of_tasks_may_be_computed(spawn, tmp_path):
     flags = (*sdk.STRICT, "-O0", "-fPIC", "-shared", "-o", library)
     Compilation(str(build.CXX), "c++11", text, flags).succeeds()
     child = spawn(tmp_path)
-    assert [child.call("computed", "lambda"), child.call("computed", "computed")] == [[5], [6]]
+    assert [child.call("computed", "lambda"), child.call("computed", "computed")] == [
+        [5],
+        [6],
+    ]
 
 
 def test_a_package_may_do_without_exceptions():
     text = '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.h"\n'
-    text += 'static void f(spider_task *) {}\nSPIDER_TDL_PACKAGE("p", nullptr, {"f", f});\n'
+    text += (
+        'static void f(spider_task *) {}\nSPIDER_TDL_PACKAGE("p", nullptr, {"f", f});\n'
+    )
     flags = (*sdk.STRICT, "-fno-exceptions", "-fno-rtti", "-fsyntax-only")
     Compilation(str(build.CXX), "c++17", text, flags).succeeds()

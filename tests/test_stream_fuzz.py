@@ -25,7 +25,21 @@ BETWEEN_FRAMES, INSIDE_A_FRAME, SHUT_DOWN, NOT_THE_PROTOCOL = range(4)
 CONTEXT = protocol.TaskContext(1, 2, 3, 4).encode()
 ERROR = protocol.pack({"Custom": "text"})
 # Lengths at which something changes.
-EDGES = [0, 1, 3, 4, 7, 8, 255, 256, 0xFFFF, BODY_MAX, BODY_MAX + 1, (1 << 31) - 1, (1 << 32) - 1]
+EDGES = [
+    0,
+    1,
+    3,
+    4,
+    7,
+    8,
+    255,
+    256,
+    0xFFFF,
+    BODY_MAX,
+    BODY_MAX + 1,
+    (1 << 31) - 1,
+    (1 << 32) - 1,
+]
 EDGES += [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1]
 
 
@@ -66,7 +80,9 @@ def is_right(request, outcome):
     is_error = 0
     for byte in digits.encode():
         is_error = is_error * 10 + byte - ord("0")
-    if package == "buffers" and (name == "echo" or (name == "echo_error" and is_error % 256 == 0)):
+    if package == "buffers" and (
+        name == "echo" or (name == "echo_error" and is_error % 256 == 0)
+    ):
         return outcome == Success(inputs or bytes(4))
     error, end = protocol.decode_executor_error(outcome.error)
     if package != "buffers":
@@ -79,14 +95,19 @@ def is_right(request, outcome):
 def make_body(rng):
     if rng.random() < 0.03:
         return b"\1\0\0\0"
-    inputs = rng.getrandbits(8 * 64).to_bytes(64, "little")[: rng.choice((0, 4, 20, 64))]
+    inputs = rng.getrandbits(8 * 64).to_bytes(64, "little")[
+        : rng.choice((0, 4, 20, 64))
+    ]
     inputs *= 2000 if rng.random() < 0.05 else 1
     package, task, inputs = rng.choice(
         [(b"buffers", b"echo", inputs)] * 2
         + [(b"buffers", b"echo_error:1", ERROR), (b"buffers", b"echo_error:1", inputs)]
         + [(b"buffers", b"no_such_task", inputs), (b"missing", b"echo", inputs)]
     )
-    return bytes(4) + b"".join(struct.pack("<Q", len(field)) + field for field in (package, task, CONTEXT, inputs))
+    return bytes(4) + b"".join(
+        struct.pack("<Q", len(field)) + field
+        for field in (package, task, CONTEXT, inputs)
+    )
 
 
 def mutate(rng, data, other):
@@ -100,7 +121,9 @@ def mutate(rng, data, other):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     elif kind == 3:
         width, order = rng.choice(((4, "big"), (8, "little"), (4, "little")))
-        data[at : at + width] = (rng.choice(EDGES) % (1 << 8 * width)).to_bytes(width, order)
+        data[at : at + width] = (rng.choice(EDGES) % (1 << 8 * width)).to_bytes(
+            width, order
+        )
     elif kind == 4:
         data[at:at] = other[: rng.randrange(len(other) + 1)]
     elif kind == 5:
@@ -116,7 +139,10 @@ def make_stream(number):
     rng = random.Random(number)
     bodies = [make_body(rng) for _ in range(rng.choice((1, 1, 2, 3, 6)))]
     # Mutate within frames that stay whole, so that most requests are answered; then anywhere.
-    bodies = [mutate(rng, body, make_body(rng)) if rng.random() < 0.1 else body for body in bodies]
+    bodies = [
+        mutate(rng, body, make_body(rng)) if rng.random() < 0.1 else body
+        for body in bodies
+    ]
     stream = b"".join(struct.pack(">I", len(body)) + body for body in bodies)
     for _ in range(rng.choice((0, 0, 0, 1, 3))):
         stream = mutate(rng, stream, make_body(rng))
@@ -129,7 +155,9 @@ def replies(child, stream, count):
     os.set_blocking(input_fd, False)
     unsent, received, outcomes, at = memoryview(stream), b"", [], 0
     while unsent or len(outcomes) < count:
-        readable, writable, _ = select.select([output_fd], [input_fd] if unsent else [], [], executor.DEADLINE)
+        readable, writable, _ = select.select(
+            [output_fd], [input_fd] if unsent else [], [], executor.DEADLINE
+        )
         assert readable or writable, "no reply"
         if writable:
             try:
@@ -141,7 +169,10 @@ def replies(child, stream, count):
             if not chunk:
                 break
             received += chunk
-            while len(received) - at >= 4 and len(received) - at - 4 >= struct.unpack_from(">I", received, at)[0]:
+            while (
+                len(received) - at >= 4
+                and len(received) - at - 4 >= struct.unpack_from(">I", received, at)[0]
+            ):
                 body, at = protocol.decode_frame(received, at)
                 outcomes.append(protocol.decode_response(body)[0].outcome)
     assert at == len(received), "a torn response"
@@ -166,10 +197,16 @@ def test_a_mutated_stream_gets_right_replies_or_a_reported_end(spawn, batch):
             if ending != BETWEEN_FRAMES:
                 end = child.finish if ending == INSIDE_A_FRAME else child.read_to_end
                 assert end() == (b"", ending != SHUT_DOWN)
-                assert len(child.errors()) == len(child.log_lines()) == (ending != SHUT_DOWN)
+                assert (
+                    len(child.errors())
+                    == len(child.log_lines())
+                    == (ending != SHUT_DOWN)
+                )
                 child.kill()
                 child = None
         except (AssertionError, ValueError, OSError) as error:
-            raise AssertionError(f"stream {number}, {stream.hex()[:5000]}: {error}") from error
+            raise AssertionError(
+                f"stream {number}, {stream.hex()[:5000]}: {error}"
+            ) from error
     # There are enough of each kind for the test to mean something.
     assert min(endings[kind] for kind in range(4)) >= STREAMS // BATCHES // 100, endings

@@ -17,7 +17,9 @@ def task_error(kind, text):
 
 
 def commit(*values):
-    return TaskContext(1, "Commit", 2, 3, b"\0" + protocol.pack_values(*values)).encode()
+    return TaskContext(
+        1, "Commit", 2, 3, b"\0" + protocol.pack_values(*values)
+    ).encode()
 
 
 def vector(*numbers):
@@ -31,24 +33,56 @@ def package_of(task):
 
 A, B = (1 + 2j, 3 - 4j, -0.5 + 0j), (0 + 1j, 2.5 + 2j, 1e3 - 1e-3j)
 MANY = [complex(n, -n) for n in range(1000)]
-STRINGS = [[], [""], ["\u00e9", "\u65e5\u672c\U0001f577", "\0", "x" * 300], [f"/var/log/{n}" for n in range(100)]]
+STRINGS = [
+    [],
+    [""],
+    ["\u00e9", "\u65e5\u672c\U0001f577", "\0", "x" * 300],
+    [f"/var/log/{n}" for n in range(100)],
+]
 
 
 @pytest.mark.parametrize(
     ("task", "values", "outputs"),
     [
-        *(("fibonacci", [n], [number]) for n, number in ((0, 0), (1, 1), (2, 1), (10, 55), (20, 6765))),
+        *(
+            ("fibonacci", [n], [number])
+            for n, number in ((0, 0), (1, 1), (2, 1), (10, 55), (20, 6765))
+        ),
         *(("sleep_and_echo", [strings], [strings]) for strings in STRINGS),
         ("assert_initialized", [], []),
-        ("complex::add", [vector(*A), vector(*B)], [vector(*(a + b for a, b in zip(A, B)))]),
-        ("complex::sub", [vector(*A), vector(*B)], [vector(*(a - b for a, b in zip(A, B)))]),
+        (
+            "complex::add",
+            [vector(*A), vector(*B)],
+            [vector(*(a + b for a, b in zip(A, B)))],
+        ),
+        (
+            "complex::sub",
+            [vector(*A), vector(*B)],
+            [vector(*(a - b for a, b in zip(A, B)))],
+        ),
         ("complex::add", [[[]], [[]]], [[[]]]),
-        ("complex::add", [vector(*MANY), vector(*MANY)], [vector(*(2 * number for number in MANY))]),
+        (
+            "complex::add",
+            [vector(*MANY), vector(*MANY)],
+            [vector(*(2 * number for number in MANY))],
+        ),
         # Integers are taken as doubles.
-        ("complex::add", [[[[1, -2], [2**40, 0]]], vector(0j, 0j)], [[[[1.0, -2.0], [2.0**40, 0.0]]]]),
-        ("complex::dot_product", [vector(1 + 2j, 3 + 4j), vector(5 + 6j, 7 + 8j)], [[-18.0, 68.0]]),
+        (
+            "complex::add",
+            [[[[1, -2], [2**40, 0]]], vector(0j, 0j)],
+            [[[[1.0, -2.0], [2.0**40, 0.0]]]],
+        ),
+        (
+            "complex::dot_product",
+            [vector(1 + 2j, 3 + 4j), vector(5 + 6j, 7 + 8j)],
+            [[-18.0, 68.0]],
+        ),
         ("complex::dot_product", [[[]], [[]]], [[0.0, 0.0]]),
-        ("complex::cross_product", [vector(1, 0, 0), vector(0, 1, 0)], [vector(0j, 0j, 1 + 0j)]),
+        (
+            "complex::cross_product",
+            [vector(1, 0, 0), vector(0, 1, 0)],
+            [vector(0j, 0j, 1 + 0j)],
+        ),
         (
             "complex::cross_product",
             [vector(1 + 2j, 3 + 4j, 5 + 6j), vector(6 + 5j, 4 + 3j, 2 + 1j)],
@@ -70,7 +104,10 @@ def test_a_task_returns(spawn, task, values, outputs):
         ("fibonacci", "01000000 01000000 0d", "01000000 02000000 cce9"),
         ("fibonacci", "01000000 01000000 0e", "01000000 03000000 cd0179"),
         # An integer may have any width that holds it, and bytes after the value and after the payload are ignored.
-        *(("fibonacci", "01000000 02000000" + ten, "01000000 01000000 37") for ten in ("cc0a", "d00a", "0ac1")),
+        *(
+            ("fibonacci", "01000000 02000000" + ten, "01000000 01000000 37")
+            for ten in ("cc0a", "d00a", "0ac1")
+        ),
         ("fibonacci", "01000000 09000000 cf000000000000000a", "01000000 01000000 37"),
         ("fibonacci", "01000000 05000000 d20000000a", "01000000 01000000 37"),
         ("fibonacci", "01000000 01000000 0a ffff", "01000000 01000000 37"),
@@ -90,14 +127,37 @@ def test_the_bytes_of_inputs_and_outputs(spawn, task, raw_inputs, outputs):
 @pytest.mark.parametrize(
     ("package", "task", "error"),
     [
-        (TASKS, "always_fail", task_error("ExecutionError", "always_fail: intentional failure")),
-        (COMPLEX, "complex::always_fail", task_error("Custom", "this task always fails")),
-        *((TASKS, task, None) for task in ("fibonacc", "fibonacci2", "", "a\0b", "x" * 5000, "complex::sub")),
-        *((COMPLEX, task, None) for task in ("complex::n\u00f6tig \U0001f577", "fibonacci")),
+        (
+            TASKS,
+            "always_fail",
+            task_error("ExecutionError", "always_fail: intentional failure"),
+        ),
+        (
+            COMPLEX,
+            "complex::always_fail",
+            task_error("Custom", "this task always fails"),
+        ),
+        *(
+            (TASKS, task, None)
+            for task in (
+                "fibonacc",
+                "fibonacci2",
+                "",
+                "a\0b",
+                "x" * 5000,
+                "complex::sub",
+            )
+        ),
+        *(
+            (COMPLEX, task, None)
+            for task in ("complex::n\u00f6tig \U0001f577", "fibonacci")
+        ),
     ],
     ids=lambda value: ascii(value)[:30],
 )
-def test_a_task_fails_or_is_missing_and_both_packages_go_on(spawn, package, task, error):
+def test_a_task_fails_or_is_missing_and_both_packages_go_on(
+    spawn, package, task, error
+):
     child = spawn()
     for _ in range(2):
         assert child.call(package, task) == (error or task_error("TaskNotFound", task))
@@ -111,7 +171,9 @@ LENGTHS += [pytest.param("cross_product", size, size, marks=ours) for size in (0
 
 @pytest.mark.parametrize(("name", "a", "b"), LENGTHS)
 def test_vectors_of_a_wrong_length_are_refused(spawn, name, a, b):
-    error = spawn().call(COMPLEX, f"complex::{name}", vector(*[0j] * a), vector(*[0j] * b))
+    error = spawn().call(
+        COMPLEX, f"complex::{name}", vector(*[0j] * a), vector(*[0j] * b)
+    )
     assert (error.kind, error.content.kind) == ("TaskError", "ExecutionError")
     assert {str(a), str(b)} <= set(re.findall(r"\d+", error.content.text))
 
@@ -127,8 +189,13 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
     child = spawn(env={"SPIDER_TEST_TDL_INIT_SHOULD_FAIL": "1"})
     for task in ("assert_initialized", "fibonacci", "no such task"):
         error = child.call(TASKS, task)
-        assert (error.kind, error.content.kind) == ("PackageInitError", "ExecutionError")
-    assert child.call(COMPLEX, "complex::always_fail") == task_error("Custom", "this task always fails")
+        assert (error.kind, error.content.kind) == (
+            "PackageInitError",
+            "ExecutionError",
+        )
+    assert child.call(COMPLEX, "complex::always_fail") == task_error(
+        "Custom", "this task always fails"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,14 +205,21 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
         ("fibonacci", [1, 2], "2"),
         ("fibonacci", ["10"], r"inputs\[0\].*found"),
         ("fibonacci", [-1], r"inputs\[0\].*found.*-1"),
-        *(("fibonacci", [value], r"inputs\[0\].*found") for value in (1.5, None, True, [10], {})),
+        *(
+            ("fibonacci", [value], r"inputs\[0\].*found")
+            for value in (1.5, None, True, [10], {})
+        ),
         ("always_fail", [1], ""),
         ("sleep_and_echo", [["x", 1]], r"inputs\[0\].*\[1\].*found"),
         ("sleep_and_echo", [{"x": "y"}], ""),
         ("complex::add", [[[]]], r"inputs\[1\].*found"),
         ("complex::add", [[[]], [[]], [[]]], ""),
         ("complex::add", [[[]], 1], r"inputs\[1\].*found"),
-        ("complex::add", [[[]], [[[1.0, 2.0], [1.0, None]]]], r"inputs\[1\].*\[1\].*im.*found"),
+        (
+            "complex::add",
+            [[[]], [[[1.0, 2.0], [1.0, None]]]],
+            r"inputs\[1\].*\[1\].*im.*found",
+        ),
         ("complex::add", [[[[1.0, 2.0, 3.0]]], [[[1.0, 2.0]]]], ""),
         ("complex::dot_product", [[[], []], [[]]], ""),
         ("complex::always_fail", [1], "1"),
@@ -157,19 +231,40 @@ def test_wrong_inputs_are_a_deserialization_error(spawn, request, task, values, 
     assert (error.kind, error.content.kind) == ("TaskError", "DeserializationError")
     assert error.content.text
     # The words are those of the project's SDK.
-    assert request.config.getoption("--package-dir") or re.search(text, error.content.text)
+    assert request.config.getoption("--package-dir") or re.search(
+        text, error.content.text
+    )
 
 
 GOOD_CONTEXT, GOOD_PAYLOAD = "95 00 81a5496e64657800 00 00 c0", "01000000 01000000 0a"
-PAYLOADS = ["00000000", "010000", "01000000", "01000000 01000000", "01000000 02000000 0a", "ffffffff"]
+PAYLOADS = [
+    "00000000",
+    "010000",
+    "01000000",
+    "01000000 01000000",
+    "01000000 02000000 0a",
+    "ffffffff",
+]
 PAYLOADS += ["01000000 ffffffff 0a", "01000000 00000000", "01000000 01000000 c1"]
-CONTEXTS = ["", "c0", "c1", "90", "94 00 81a5496e64657800 00 00", "95 00 07 00 00 c0", "95"]
-MALFORMED = [(GOOD_CONTEXT, payload) for payload in PAYLOADS] + [(context, GOOD_PAYLOAD) for context in CONTEXTS]
+CONTEXTS = [
+    "",
+    "c0",
+    "c1",
+    "90",
+    "94 00 81a5496e64657800 00 00",
+    "95 00 07 00 00 c0",
+    "95",
+]
+MALFORMED = [(GOOD_CONTEXT, payload) for payload in PAYLOADS] + [
+    (context, GOOD_PAYLOAD) for context in CONTEXTS
+]
 
 
 @pytest.mark.parametrize(("raw_ctx", "raw_inputs"), MALFORMED)
 def test_a_malformed_payload_or_context_is_an_error(spawn, raw_ctx, raw_inputs):
-    error = spawn().call_raw(TASKS, "fibonacci", bytes.fromhex(raw_inputs), bytes.fromhex(raw_ctx))
+    error = spawn().call_raw(
+        TASKS, "fibonacci", bytes.fromhex(raw_inputs), bytes.fromhex(raw_ctx)
+    )
     assert error.kind == "TaskError"
     assert error.content.kind in ("DeserializationError", "InvalidTaskContext")
 
@@ -177,14 +272,23 @@ def test_a_malformed_payload_or_context_is_an_error(spawn, raw_ctx, raw_inputs):
 SUM = "assert_outputs_sum_zero"
 
 
-@pytest.mark.parametrize("values", [[0], [5, -5], [200, -150, -50], [2**63 - 1, -(2**63), 1], [0] * 200], ids=len)
+@pytest.mark.parametrize(
+    "values",
+    [[0], [5, -5], [200, -150, -50], [2**63 - 1, -(2**63), 1], [0] * 200],
+    ids=len,
+)
 def test_a_commit_task_sees_the_outputs_of_the_graph_and_takes_no_inputs(spawn, values):
     child = spawn()
     assert child.call(TASKS, SUM, context=commit(*values)) == []
     buffer = b"\0" + protocol.pack_values(*values)
     for form in (buffer, list(buffer)):
-        assert child.call_raw(TASKS, SUM, bytes(4), protocol.pack([1, "Commit", 2, 3, form])) == bytes(4)
-    assert child.call(TASKS, SUM, 1, context=commit(*values)).content.kind == "DeserializationError"
+        assert child.call_raw(
+            TASKS, SUM, bytes(4), protocol.pack([1, "Commit", 2, 3, form])
+        ) == bytes(4)
+    assert (
+        child.call(TASKS, SUM, 1, context=commit(*values)).content.kind
+        == "DeserializationError"
+    )
     # Any task can be a commit task.
     assert child.call(TASKS, "fibonacci", 10, context=commit(*values)) == [55]
 
@@ -196,9 +300,22 @@ def test_a_commit_task_sees_the_outputs_of_the_graph_and_takes_no_inputs(spawn, 
         (commit(70000, 70000), "ExecutionError", "do not sum to zero: got 140000$"),
         (commit(-(2**63)), "ExecutionError", f"do not sum to zero: got {-(2**63)}$"),
         (commit(), "ExecutionError", "outputs empty"),
-        pytest.param(TaskContext(1, 7, 2, 3).encode(), "ExecutionError", "not a commit task", marks=ours),
-        pytest.param(TaskContext(1, "Cleanup", 2, 3).encode(), "ExecutionError", "not a commit task", marks=ours),
-        *((commit(*values), "DeserializationError", "") for values in (["5"], [0, None], [1.0], [[0]], [2**63])),
+        pytest.param(
+            TaskContext(1, 7, 2, 3).encode(),
+            "ExecutionError",
+            "not a commit task",
+            marks=ours,
+        ),
+        pytest.param(
+            TaskContext(1, "Cleanup", 2, 3).encode(),
+            "ExecutionError",
+            "not a commit task",
+            marks=ours,
+        ),
+        *(
+            (commit(*values), "DeserializationError", "")
+            for values in (["5"], [0, None], [1.0], [[0]], [2**63])
+        ),
         *(
             (TaskContext(1, "Commit", 2, 3, outputs).encode(), None, "")
             for outputs in (b"", b"\x02\0\0\0\0", b"\0", b"\0\1\0\0\0", b"\xff")
@@ -210,7 +327,11 @@ def test_a_commit_task_refuses_other_outputs(spawn, request, context, kind, text
     error = child.call(TASKS, SUM, context=context)
     assert error.kind == "TaskError"
     # Which kind a wrong sum is, is this project's choice.
-    assert kind is None or error.content.kind == kind or (text and request.config.getoption("--package-dir"))
+    assert (
+        kind is None
+        or error.content.kind == kind
+        or (text and request.config.getoption("--package-dir"))
+    )
     assert re.search(text, error.content.text)
     assert child.call(TASKS, SUM, context=commit(0)) == []
 
@@ -218,4 +339,6 @@ def test_a_commit_task_refuses_other_outputs(spawn, request, context, kind, text
 @pytest.mark.parametrize("raw_inputs", [bytes(4), pytest.param(b"", marks=ours)])
 def test_a_cleanup_task_runs(spawn, raw_inputs):
     context = TaskContext(1, "Cleanup", 2, 3).encode()
-    assert spawn().call_raw(TASKS, "assert_initialized", raw_inputs, context) == bytes(4)
+    assert spawn().call_raw(TASKS, "assert_initialized", raw_inputs, context) == bytes(
+        4
+    )

@@ -5,7 +5,16 @@ The bytes are hexadecimal. Spaces part the fields and mean nothing.
 
 from math import inf
 
-from protocol import Execute, ExecutorError, Failure, Result, Shutdown, Success, TaskContext, TdlError
+from protocol import (
+    Execute,
+    ExecutorError,
+    Failure,
+    Result,
+    Shutdown,
+    Success,
+    TaskContext,
+    TdlError,
+)
 
 U64_MAX = 2**64 - 1
 
@@ -16,7 +25,10 @@ def vectors(*pairs):
 
 REQUESTS = vectors(
     (Shutdown(), "01000000"),
-    (Execute("", "", b"", b""), "00000000 0000000000000000 0000000000000000 0000000000000000 0000000000000000"),
+    (
+        Execute("", "", b"", b""),
+        "00000000 0000000000000000 0000000000000000 0000000000000000 0000000000000000",
+    ),
     (
         Execute("p", "t", b"\xc0", b""),
         "00000000 0100000000000000 70 0100000000000000 74 0100000000000000 c0 0000000000000000",
@@ -29,10 +41,23 @@ REQUESTS = vectors(
 
 RESPONSES = vectors(
     (Result(Success(b""), 7), "00000000 00000000 0000000000000000 0700000000000000"),
-    (Result(Success(bytes(4)), 256), "00000000 00000000 0400000000000000 00000000 0001000000000000"),
-    (Result(Failure(b""), U64_MAX), "00000000 01000000 0000000000000000 ffffffffffffffff"),
     (
-        Result(Failure(bytes.fromhex("81a95461736b4572726f7281ae457865637574696f6e4572726f72a178")), 9),
+        Result(Success(bytes(4)), 256),
+        "00000000 00000000 0400000000000000 00000000 0001000000000000",
+    ),
+    (
+        Result(Failure(b""), U64_MAX),
+        "00000000 01000000 0000000000000000 ffffffffffffffff",
+    ),
+    (
+        Result(
+            Failure(
+                bytes.fromhex(
+                    "81a95461736b4572726f7281ae457865637574696f6e4572726f72a178"
+                )
+            ),
+            9,
+        ),
         "00000000 01000000 1d00000000000000"
         "81 a9 5461736b4572726f72 81 ae 457865637574696f6e4572726f72 a1 78 0900000000000000",
     ),
@@ -42,46 +67,75 @@ RESPONSES = vectors(
 FRAMES = vectors(
     (b"", "00000000"),
     (bytes(range(7)), "00000007 00010203040506"),
-    (REQUESTS[2][1], "00000027 00000000 0100000000000000 70 0100000000000000 74 0100000000000000 c0 0000000000000000"),
+    (
+        REQUESTS[2][1],
+        "00000027 00000000 0100000000000000 70 0100000000000000 74 0100000000000000 c0 0000000000000000",
+    ),
     (RESPONSES[0][1], "00000018 00000000 00000000 0000000000000000 0700000000000000"),
 )
 
 PAYLOADS = vectors(
     ([], "00000000"),
     ([b""], "01000000 00000000"),
-    ([b"\xcd\x01\x2c", b"\x0a", b"\xa2\xc3\xa9"], "03000000 03000000 cd012c 01000000 0a 03000000 a2c3a9"),
+    (
+        [b"\xcd\x01\x2c", b"\x0a", b"\xa2\xc3\xa9"],
+        "03000000 03000000 cd012c 01000000 0a 03000000 a2c3a9",
+    ),
 )
 
 # Only written.
 CONTEXTS = vectors(
     (TaskContext(), "95 00 81 a5 496e646578 00 00 00 c0"),
     (TaskContext(1, 2, 3, 4), "95 01 81 a5 496e646578 02 03 04 c0"),
-    (TaskContext(*[U64_MAX] * 4), "95 cf{0} 81 a5 496e646578 cf{0} cf{0} cf{0} c0".format("ff" * 8)),
+    (
+        TaskContext(*[U64_MAX] * 4),
+        "95 cf{0} 81 a5 496e646578 cf{0} cf{0} cf{0} c0".format("ff" * 8),
+    ),
     (TaskContext(1, "Cleanup", 3, 4), "95 01 a7 436c65616e7570 03 04 c0"),
     (TaskContext(1, "Commit", 3, 4, b""), "95 01 a6 436f6d6d6974 03 04 90"),
     (
         # The graph's outputs are 5 and -5. The last byte of the buffer is fb, as an integer cc fb.
-        TaskContext(1, "Commit", 3, 4, bytes.fromhex("00 02000000 01000000 05 01000000 fb")),
+        TaskContext(
+            1, "Commit", 3, 4, bytes.fromhex("00 02000000 01000000 05 01000000 fb")
+        ),
         "95 01 a6 436f6d6d6974 03 04 9f 00 02000000 01000000 05 01000000 ccfb",
     ),
 )
 
 TDL_ERRORS = vectors(
     (TdlError("TaskNotFound", ""), "81 ac 5461736b4e6f74466f756e64 a0"),
-    (TdlError("DeserializationError", "x"), "81 b4 446573657269616c697a6174696f6e4572726f72 a1 78"),
-    (TdlError("SerializationError", "x"), "81 b2 53657269616c697a6174696f6e4572726f72 a1 78"),
-    (TdlError("ExecutionError", "日🕷"), "81 ae 457865637574696f6e4572726f72 a7 e697a5f09f95b7"),
-    (TdlError("InvalidTaskContext", 'a\n\0"'), "81 b2 496e76616c69645461736b436f6e74657874 a4 610a0022"),
+    (
+        TdlError("DeserializationError", "x"),
+        "81 b4 446573657269616c697a6174696f6e4572726f72 a1 78",
+    ),
+    (
+        TdlError("SerializationError", "x"),
+        "81 b2 53657269616c697a6174696f6e4572726f72 a1 78",
+    ),
+    (
+        TdlError("ExecutionError", "日🕷"),
+        "81 ae 457865637574696f6e4572726f72 a7 e697a5f09f95b7",
+    ),
+    (
+        TdlError("InvalidTaskContext", 'a\n\0"'),
+        "81 b2 496e76616c69645461736b436f6e74657874 a4 610a0022",
+    ),
     (TdlError("Custom", "x" * 256), "81 a6 437573746f6d da0100" + "78" * 256),
 )
 
 EXECUTOR_ERRORS = vectors(
-    (ExecutorError("InvalidLibrary", "日🕷"), "81 ae 496e76616c69644c696272617279 a7 e697a5f09f95b7"),
+    (
+        ExecutorError("InvalidLibrary", "日🕷"),
+        "81 ae 496e76616c69644c696272617279 a7 e697a5f09f95b7",
+    ),
     (
         ExecutorError("IncompatibleVersion", (0, 2, 127, 128, 65536, 2**32 - 1)),
         "81 b3 496e636f6d70617469626c6556657273696f6e 96 00 02 7f cc80 ce00010000 ceffffffff",
     ),
-    (ExecutorError("DuplicatePackage", ""), "81 b0 4475706c69636174655061636b616765 a0"),
+    (
+        ExecutorError("DuplicatePackage", ""),
+        "81 b0 4475706c69636174655061636b616765 a0",
+    ),
     (ExecutorError("InvalidUtf8", "x"), "81 ab 496e76616c696455746638 a1 78"),
     (
         ExecutorError("TaskError", TdlError("ExecutionError", "x")),
@@ -140,6 +194,12 @@ VALUES = vectors(
     ([1, "a", True, None, 2.5, {}], "96 01 a161 c3 c0 cb4004000000000000 80"),
     ({0: 0}, "81 00 00"),
     ({"Struct": [-200, [1, 200]]}, "81 a6 537472756374 92 d1ff38 92 01 ccc8"),
-    ({n: [n] for n in range(15)}, "8f" + "".join(f"{n:02x} 91 {n:02x}" for n in range(15))),
-    ({n: [n] for n in range(16)}, "de0010" + "".join(f"{n:02x} 91 {n:02x}" for n in range(16))),
+    (
+        {n: [n] for n in range(15)},
+        "8f" + "".join(f"{n:02x} 91 {n:02x}" for n in range(15)),
+    ),
+    (
+        {n: [n] for n in range(16)},
+        "de0010" + "".join(f"{n:02x} 91 {n:02x}" for n in range(16)),
+    ),
 )

@@ -26,7 +26,10 @@ import protocol  # noqa: E402
 
 TASKS, ECHO = "integration_test_tasks", "echo_0000"
 # Strings of about 60 bytes, such as tasks get.
-PATHS = [f"/data/warehouse/job-{n:06d}/partition-{n * 7:04d}/part-{n * 13:05d}.parquet" for n in range(100)]
+PATHS = [
+    f"/data/warehouse/job-{n:06d}/partition-{n * 7:04d}/part-{n * 13:05d}.parquet"
+    for n in range(100)
+]
 SHARED = ("-shared", "-fPIC")
 REPLY_SIZE_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
 # An executor that hangs ends the run.
@@ -45,8 +48,24 @@ def compile_c(source: Path, target: Path, *flags: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Another run may be using the target.
     made = target.with_name(f"{target.name}.{os.getpid()}")
-    command = [compiler, "-std=gnu99", "-O2", *flags, f"-I{ROOT / 'native'}", "-o", str(made), str(source), "-ldl"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    command = [
+        compiler,
+        "-std=gnu99",
+        "-O2",
+        *flags,
+        f"-I{ROOT / 'native'}",
+        "-o",
+        str(made),
+        str(source),
+        "-ldl",
+    ]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
     if done.returncode != 0:
         raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
     made.replace(target)
@@ -64,8 +83,12 @@ def build() -> None:
 
 
 def request_frame(package: str, task: str, inputs: bytes) -> bytes:
-    context = protocol.TaskContext(job_id=1, task_instance_id=1, resource_group_id=1).encode()
-    return protocol.encode_frame(protocol.encode_request(protocol.Execute(package, task, context, inputs)))
+    context = protocol.TaskContext(
+        job_id=1, task_instance_id=1, resource_group_id=1
+    ).encode()
+    return protocol.encode_frame(
+        protocol.encode_request(protocol.Execute(package, task, context, inputs))
+    )
 
 
 class _Request(ctypes.Structure):
@@ -88,19 +111,35 @@ class Driver:
         self._run, self._cpu_ns = library.driver_run, library.driver_cpu_ns
         self._run.restype, self._cpu_ns.restype = ctypes.c_int64, ctypes.c_uint64
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
-        self._run.argtypes = [ctypes.c_int, ctypes.c_int, pointer, size, size, pointer, size, pointer, pointer]
+        self._run.argtypes = [
+            ctypes.c_int,
+            ctypes.c_int,
+            pointer,
+            size,
+            size,
+            pointer,
+            size,
+            pointer,
+            pointer,
+        ]
         self._reply = ctypes.create_string_buffer(REPLY_SIZE_MAX)
 
-    def run(self, peer: Peer, frames: Sequence[bytes], count: int) -> tuple[Block, bytes]:
+    def run(
+        self, peer: Peer, frames: Sequence[bytes], count: int
+    ) -> tuple[Block, bytes]:
         """Send `count` requests, `frames` in turn, each after the last one's reply. Also return the last reply."""
-        requests = (_Request * len(frames))(*(_Request(frame, len(frame)) for frame in frames))
+        requests = (_Request * len(frames))(
+            *(_Request(frame, len(frame)) for frame in frames)
+        )
         times, elapsed = (ctypes.c_uint64 * count)(), (ctypes.c_uint64 * count)()
         pipes, space = (peer.to_child, peer.from_child), (self._reply, REPLY_SIZE_MAX)
         signal.signal(signal.SIGALRM, _raise_timeout)
         signal.alarm(BLOCK_TIMEOUT_SECONDS)
         try:
             before = self._cpu_ns(peer.pid)
-            size = self._run(*pipes, requests, len(frames), count, *space, times, elapsed)
+            size = self._run(
+                *pipes, requests, len(frames), count, *space, times, elapsed
+            )
             cpu_ns = self._cpu_ns(peer.pid) - before
         finally:
             signal.alarm(0)
@@ -113,7 +152,9 @@ class Driver:
             return "it ended without a reply"
         if code != errno.EBADMSG:
             return os.strerror(code)
-        outcome = protocol.decode_response(self._reply, protocol.FRAME_HEADER_SIZE)[0].outcome
+        outcome = protocol.decode_response(self._reply, protocol.FRAME_HEADER_SIZE)[
+            0
+        ].outcome
         assert isinstance(outcome, protocol.Failure)
         return f"the task failed: {protocol.decode_executor_error(outcome.error)[0]}"
 
@@ -131,13 +172,20 @@ def environment(**more: str) -> dict[str, str]:
 class Peer:
     """An executor at the other end of two pipes. A context manager, which kills and reaps it at the end."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], env: dict[str, str] | None = None
+    ) -> None:
         self.command = list(command)
         stdin, self.to_child = os.pipe()
         self.from_child, stdout = os.pipe()
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
         try:
-            self.pid = os.posix_spawn(self.command[0], self.command, env or environment(), file_actions=actions)
+            self.pid = os.posix_spawn(
+                self.command[0],
+                self.command,
+                env or environment(),
+                file_actions=actions,
+            )
         finally:
             os.close(stdin)
             os.close(stdout)
@@ -163,13 +211,21 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[int((len(values) - 1) * percent / 100)]
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 2) -> str:
+def markdown_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 2
+) -> str:
     """Align the columns: the first ones hold words, the others figures."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
-    rule = ["-" * width if at < words else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    rule = [
+        "-" * width if at < words else "-" * (width - 1) + ":"
+        for at, width in enumerate(widths)
+    ]
     lines = []
     for cells in (head, rule, *rows):
-        padded = (f"{cell:{'<' if at < words else '>'}{widths[at]}}" for at, cell in enumerate(cells))
+        padded = (
+            f"{cell:{'<' if at < words else '>'}{widths[at]}}"
+            for at, cell in enumerate(cells)
+        )
         lines.append(f"| {' | '.join(padded)} |\n")
     return "".join(lines)
 
@@ -194,7 +250,9 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 def machine() -> str:
     """Describe the machine for whoever reads the table."""
-    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+    )
     model = found.group(1) if found else "a processor of unknown model"
     python = ".".join(map(str, sys.version_info[:3]))
     return f"{os.cpu_count()} × {model}, Linux {os.uname().release}, CPython {python}"

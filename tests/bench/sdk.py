@@ -59,7 +59,16 @@ def packages(directory: Path, work: Path) -> dict[str, float]:
         source = work / ("sums.c" if name == "C" else "sums.cpp")
         source.write_text(text)
         library = work / "libsums.so"
-        command = [*command, "-O2", "-shared", "-fPIC", "-s", "-o", str(library), str(source)]
+        command = [
+            *command,
+            "-O2",
+            "-shared",
+            "-fPIC",
+            "-s",
+            "-o",
+            str(library),
+            str(source),
+        ]
         milliseconds = min(compile_one(command, directory) for _ in range(ROUNDS))
         figures[f"package of one task in {name}, bytes"] = library.stat().st_size
         figures[f"package of one task in {name}, ms to compile"] = milliseconds
@@ -72,13 +81,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for index, directory in enumerate(directories):
-            command = [CC, "-std=c99", "-O2", "-o", str(work / f"bench{index}"), str(HERE / "sdk.c")]
+            command = [
+                CC,
+                "-std=c99",
+                "-O2",
+                "-o",
+                str(work / f"bench{index}"),
+                str(HERE / "sdk.c"),
+            ]
             compile_one(command, directory)
-        for _ in range(ROUNDS):  # in turn, so that each has the machine's better and worse moments
+        for _ in range(
+            ROUNDS
+        ):  # in turn, so that each has the machine's better and worse moments
             for index, column in enumerate(columns):
                 program = [str(work / f"bench{index}")]
-                printed = subprocess.run(program, check=True, stdout=subprocess.PIPE, encoding="ascii").stdout
-                for name, nanoseconds in (line.split("\t") for line in printed.splitlines()):
+                printed = subprocess.run(
+                    program, check=True, stdout=subprocess.PIPE, encoding="ascii"
+                ).stdout
+                for name, nanoseconds in (
+                    line.split("\t") for line in printed.splitlines()
+                ):
                     key = f"{name}, ns each"
                     column[key] = min(float(nanoseconds), column.get(key, float("inf")))
         for column, directory in zip(columns, directories):
@@ -87,7 +109,9 @@ def main() -> None:
         if len(columns) == 1:
             print(f"{name:55} {value:12,.1f}")
         else:
-            print(f"{name:55} {value:12,.1f} ({columns[1][name]:,.1f}) {value / columns[1][name]:6.2f}")
+            print(
+                f"{name:55} {value:12,.1f} ({columns[1][name]:,.1f}) {value / columns[1][name]:6.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ PACKAGES = ROOT / "tests" / "packages"
 
 CC = os.environ.get("CC", "cc")
 # An empty CXX in the environment means that there is no C++ compiler.
-CXX = os.environ.get("CXX", next(filter(shutil.which, ("c++", "g++", "clang++")), None)) or None
+CXX = (
+    os.environ.get("CXX", next(filter(shutil.which, ("c++", "g++", "clang++")), None))
+    or None
+)
 
 
 class PackageBuilder:
@@ -41,9 +44,23 @@ class PackageBuilder:
         key = (source, flags)
         if key not in self.built:
             library = self.directory / f"{next(self.numbers)}-{source.stem}.so"
-            compiler = [CC, "-std=gnu99"] if source.suffix == ".c" else [str(CXX), "-std=c++17"]
+            compiler = (
+                [CC, "-std=gnu99"]
+                if source.suffix == ".c"
+                else [str(CXX), "-std=c++17"]
+            )
             includes = [f"-I{NATIVE}", f"-I{PACKAGES}"]
-            command = [*compiler, "-O2", "-fPIC", "-shared", *includes, "-o", str(library), str(source), *flags]
+            command = [
+                *compiler,
+                "-O2",
+                "-fPIC",
+                "-shared",
+                *includes,
+                "-o",
+                str(library),
+                str(source),
+                *flags,
+            ]
             subprocess.run(command, check=True, timeout=120)
             self.built[key] = library
         return self.built[key]
@@ -89,7 +106,12 @@ def _runs(*command: str) -> bool:
 def _compiles(compiler: str, text: str, *flags: str) -> bool:
     command = [compiler, "-x", "c", "-o", os.devnull, "-", *flags]
     try:
-        return subprocess.run(command, input=text.encode(), capture_output=True, timeout=60).returncode == 0
+        return (
+            subprocess.run(
+                command, input=text.encode(), capture_output=True, timeout=60
+            ).returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -99,21 +121,39 @@ SANITIZERS = "-fsanitize=address,undefined"
 # A tool, how to see that it is there, and the tests that do not run without it.
 TOOLS = {
     "C++ compiler": (lambda: CXX is not None, "packages in C++"),
-    "clang": (lambda: shutil.which("clang") is not None, "the SDK's header under a second compiler"),
-    "sanitizers": (lambda: _compiles(CC, "int main(void) { return 0; }", SANITIZERS), "the SDK under sanitizers"),
+    "clang": (
+        lambda: shutil.which("clang") is not None,
+        "the SDK's header under a second compiler",
+    ),
+    "sanitizers": (
+        lambda: _compiles(CC, "int main(void) { return 0; }", SANITIZERS),
+        "the SDK under sanitizers",
+    ),
     "gcc's sanitizers": (
-        lambda: has("sanitizers") and not _compiles(CC, "#ifndef __clang__\n#error\n#endif\n", "-c"),
+        lambda: (
+            has("sanitizers")
+            and not _compiles(CC, "#ifndef __clang__\n#error\n#endif\n", "-c")
+        ),
         "the guide's example with sanitizers",
     ),
     "ThreadSanitizer": (
         lambda: _compiles(CC, "int main(void) { return 0; }", "-fsanitize=thread"),
         "threads in the SDK",
     ),
-    "zstd.h": (lambda: _compiles(CC, "#include <zstd.h>\n", "-c"), "commit tasks with compressed outputs"),
+    "zstd.h": (
+        lambda: _compiles(CC, "#include <zstd.h>\n", "-c"),
+        "commit tasks with compressed outputs",
+    ),
     "gdb": (lambda: shutil.which("gdb") is not None, "the guide's example with gdb"),
     # valgrind cannot run every build of Python.
-    "valgrind": (lambda: _runs("valgrind", "-q", sys.executable, "--version"), "the guide's example with valgrind"),
-    "unprivileged user": (lambda: unprivileged() is not None, "executors of another user"),
+    "valgrind": (
+        lambda: _runs("valgrind", "-q", sys.executable, "--version"),
+        "the guide's example with valgrind",
+    ),
+    "unprivileged user": (
+        lambda: unprivileged() is not None,
+        "executors of another user",
+    ),
 }
 
 
@@ -125,12 +165,18 @@ def has(tool: str) -> bool:
 def needs(*tools: str) -> pytest.MarkDecorator:
     """A mark that skips a test without these tools."""
     absent = [tool for tool in tools if not has(tool)]
-    return pytest.mark.skipif(bool(absent), reason=f"this machine has no {', no '.join(absent)}")
+    return pytest.mark.skipif(
+        bool(absent), reason=f"this machine has no {', no '.join(absent)}"
+    )
 
 
 def missing() -> list[str]:
     """One line for each tool that is not there."""
-    return [f"not run: {tests} (no {tool})" for tool, (_, tests) in TOOLS.items() if not has(tool)]
+    return [
+        f"not run: {tests} (no {tool})"
+        for tool, (_, tests) in TOOLS.items()
+        if not has(tool)
+    ]
 
 
 @functools.lru_cache(maxsize=None)
@@ -138,5 +184,10 @@ def unprivileged() -> tuple[str, ...] | None:
     """The start of a command that runs this Python without root's rights, or None if there is no way."""
     if os.geteuid() != 0:
         return ()
-    ways = (("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"), ("unshare", "--user"))
-    return next((way for way in ways if _runs(*way, sys.executable, "-IS", "-c", "")), None)
+    ways = (
+        ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        ("unshare", "--user"),
+    )
+    return next(
+        (way for way in ways if _runs(*way, sys.executable, "-IS", "-c", "")), None
+    )

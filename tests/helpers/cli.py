@@ -35,8 +35,12 @@ def started_by(code: str) -> str:
 
 
 # Takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from the capabilities that a program can have.
-WITHOUT_RIGHTS = started_by("import ctypes; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]")
-WITHOUT_SIGCHLD = started_by("import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+WITHOUT_RIGHTS = started_by(
+    "import ctypes; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]"
+)
+WITHOUT_SIGCHLD = started_by(
+    "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+)
 # Writes until the reader has gone, then runs the command and writes its exit code.
 UNREAD_STDOUT = """(exec 3>&1; { trap '' PIPE; while echo; do :; done 2>&-; "$@"; echo $? >&3; } | true)"""
 
@@ -58,7 +62,10 @@ class Done(NamedTuple):
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment with `changes`, and without the variables that steer an executor."""
     steering = ("SPIDER_TDL_PACKAGE_DIR", "RUST_LOG", "SPIDER_INSTRUMENT_SLEEP_US")
-    return {**{name: value for name, value in os.environ.items() if name not in steering}, **changes}
+    return {
+        **{name: value for name, value in os.environ.items() if name not in steering},
+        **changes,
+    }
 
 
 def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) -> Done:
@@ -72,10 +79,21 @@ def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) 
 
 
 @contextmanager
-def _started(arguments: tuple[object, ...], output: int, env: dict[str, str], shell: str = EXEC) -> Iterator[Popen]:
+def _started(
+    arguments: tuple[object, ...], output: int, env: dict[str, str], shell: str = EXEC
+) -> Iterator[Popen]:
     """Start the command in a process group of its own. At the end, kill it and what it has left."""
-    options = {"stdout": output, "stderr": output, "env": environment(**env), "start_new_session": True}
-    with Popen(["sh", "-c", shell, "sh", *COMMAND, *arguments], stdin=subprocess.DEVNULL, **options) as process:
+    options = {
+        "stdout": output,
+        "stderr": output,
+        "env": environment(**env),
+        "start_new_session": True,
+    }
+    with Popen(
+        ["sh", "-c", shell, "sh", *COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        **options,
+    ) as process:
         try:
             yield process
         finally:
@@ -87,10 +105,14 @@ def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
     """Run the command on a terminal, which is its stdout and its stderr. The text is in `stderr` of the result."""
     terminal, its_end = os.openpty()
     shown, deadline = b"", time.monotonic() + executor.DEADLINE
-    with _started(arguments, its_end, env) as process, open(terminal, "rb", buffering=0) as reader:
+    with _started(arguments, its_end, env) as process, open(
+        terminal, "rb", buffering=0
+    ) as reader:
         os.close(its_end)
         while True:
-            assert select.select([reader], [], [], deadline - time.monotonic())[0], shown
+            assert select.select([reader], [], [], deadline - time.monotonic())[0], (
+                shown
+            )
             try:
                 shown += reader.read(65536)
             except OSError:  # Every process that had the terminal has ended.
@@ -103,7 +125,13 @@ def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
     return Done(status, b"", shown.decode("utf-8").replace("\r\n", "\n"))
 
 
-def interrupt(ready: Callable[[int], object], *arguments: object, number: int, shell: str = EXEC, **env: str) -> Done:
+def interrupt(
+    ready: Callable[[int], object],
+    *arguments: object,
+    number: int,
+    shell: str = EXEC,
+    **env: str,
+) -> Done:
     """Send a signal to the command, but not to its child processes, when `ready(pid)` holds."""
     with _started(arguments, subprocess.PIPE, env, shell) as process:
         executor.wait_for(lambda: ready(process.pid), "the command to be at work")

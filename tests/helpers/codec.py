@@ -24,5 +24,8 @@ def refuses(decode, data: str, text: str, offset: int) -> None:
             finally:
                 tracemalloc.stop()
             found = (type(caught.value), str(caught.value))
-            expected = (TruncatedError if END in text else ProtocolError, f"expected {text} at offset {start + offset}")
+            expected = (
+                TruncatedError if END in text else ProtocolError,
+                f"expected {text} at offset {start + offset}",
+            )
             assert found == expected, f"{found} is not {expected}"

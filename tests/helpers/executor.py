@@ -27,12 +27,18 @@ CONTEXT = protocol.TaskContext().encode()
 SHUTDOWN = protocol.encode_frame(protocol.encode_request(protocol.Shutdown()))
 
 
-def raw_request(package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT) -> bytes:
+def raw_request(
+    package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
+) -> bytes:
     """The frame of a request with inputs that need not be a payload."""
-    return protocol.encode_frame(protocol.encode_request(protocol.Execute(package, task, raw_ctx, raw_inputs)))
+    return protocol.encode_frame(
+        protocol.encode_request(protocol.Execute(package, task, raw_ctx, raw_inputs))
+    )
 
 
-def request(package: str, task: str, *values: object, context: bytes = CONTEXT) -> bytes:
+def request(
+    package: str, task: str, *values: object, context: bytes = CONTEXT
+) -> bytes:
     """The frame of a request."""
     return raw_request(package, task, protocol.pack_values(*values), context)
 
@@ -80,12 +86,25 @@ class Executor:
         shell: str | None = None,
         **options: object,
     ) -> None:
-        changes = {"RUST_LOG": None, "SPIDER_TDL_PACKAGE_DIR": str(package_dir), **(env or {})}
-        environment = {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
+        changes = {
+            "RUST_LOG": None,
+            "SPIDER_TDL_PACKAGE_DIR": str(package_dir),
+            **(env or {}),
+        }
+        environment = {
+            name: value
+            for name, value in {**os.environ, **changes}.items()
+            if value is not None
+        }
         if shell is not None:
             command = ["sh", "-c", shell, "sh", *command]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, kill closes it
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr, **options}
+        options = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": self._stderr,
+            **options,
+        }
         self.process = subprocess.Popen(command, bufsize=0, env=environment, **options)
 
     @property
@@ -100,7 +119,9 @@ class Executor:
         os.set_blocking(fd, False)
         view, deadline = memoryview(data), time.monotonic() + DEADLINE
         while view:
-            _, ready, _ = select.select([], [fd], [], max(0.0, deadline - time.monotonic()))
+            _, ready, _ = select.select(
+                [], [fd], [], max(0.0, deadline - time.monotonic())
+            )
             assert ready, "the executor does not read its input"
             view = view[os.write(fd, view) :]
 
@@ -116,7 +137,9 @@ class Executor:
         data, deadline = bytearray(), time.monotonic() + DEADLINE
         while len(data) < size:
             chunk = self._read_some(size - len(data), deadline)
-            assert chunk, f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
+            assert chunk, (
+                f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
+            )
             data += chunk
         return bytes(data)
 
@@ -126,16 +149,24 @@ class Executor:
         assert ready, f"no output; stderr: {self.stderr()!r}"
         return os.read(fd, size)
 
-    def call(self, package: str, task: str, *values: object, context: bytes = CONTEXT) -> object:
+    def call(
+        self, package: str, task: str, *values: object, context: bytes = CONTEXT
+    ) -> object:
         """Run a task; returns its outputs or the ExecutorError."""
         self.send(request(package, task, *values, context=context))
         return outcome(self.receive())
 
-    def call_raw(self, package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT) -> object:
+    def call_raw(
+        self, package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
+    ) -> object:
         """The same with bytes; returns the outputs' bytes or the ExecutorError."""
         self.send(raw_request(package, task, raw_inputs, raw_ctx))
         result = self.receive()
-        return result.outcome.outputs if isinstance(result.outcome, protocol.Success) else outcome(result)
+        return (
+            result.outcome.outputs
+            if isinstance(result.outcome, protocol.Success)
+            else outcome(result)
+        )
 
     def serves(self) -> bool:
         """Whether a good request gets its reply."""
@@ -147,13 +178,17 @@ class Executor:
         os.set_blocking(input_fd, False)
         unsent, received = memoryview(data), bytearray()
         while len(received) < size:
-            readable, writable, _ = select.select([output_fd], [input_fd] if unsent else [], [], DEADLINE)
+            readable, writable, _ = select.select(
+                [output_fd], [input_fd] if unsent else [], [], DEADLINE
+            )
             assert readable or writable, f"stalled; stderr: {self.stderr()!r}"
             if writable:
                 unsent = unsent[os.write(input_fd, unsent[: 1 << 20]) :]
             if readable:
                 chunk = os.read(output_fd, 1 << 20)
-                assert chunk, f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
+                assert chunk, (
+                    f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
+                )
                 received += chunk
         return bytes(received)
 
@@ -170,7 +205,9 @@ class Executor:
         try:
             output, _ = self.process.communicate(data, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the executor has not ended; stderr: {self.stderr()!r}") from None
+            raise AssertionError(
+                f"the executor has not ended; stderr: {self.stderr()!r}"
+            ) from None
         return output, self.process.returncode
 
     def read_to_end(self) -> tuple[bytes, int]:
@@ -187,7 +224,9 @@ class Executor:
         try:
             return self.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the executor has not ended; stderr: {self.stderr()!r}") from None
+            raise AssertionError(
+                f"the executor has not ended; stderr: {self.stderr()!r}"
+            ) from None
 
     def kill(self) -> None:
         """End the executor if it lives, and close its pipes and its stderr."""
@@ -208,7 +247,9 @@ class Executor:
     def stderr_bytes(self) -> bytes:
         if self._stderr.closed:
             return self._last_stderr
-        return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0)
+        return os.pread(
+            self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0
+        )
 
     # The text is not split by splitlines, which takes other characters than a newline for the end of a line, too.
     def log_lines(self) -> list[dict]:
@@ -217,7 +258,11 @@ class Executor:
 
     def errors(self) -> list[dict]:
         """The ERROR lines of stderr."""
-        lines = [json.loads(line) for line in self.stderr().split("\n") if line.startswith("{")]
+        lines = [
+            json.loads(line)
+            for line in self.stderr().split("\n")
+            if line.startswith("{")
+        ]
         return [line for line in lines if line["level"] == "ERROR"]
 
     def only_error(self) -> dict:

@@ -41,7 +41,10 @@ class BufferCounts:
 
     def __init__(self, build_package: PackageBuilder, directory: Path) -> None:
         self.path = directory / "buffer-counts"
-        self.env = {"LD_PRELOAD": _library(build_package, "buffers"), "BUFFER_COUNTS": str(self.path)}
+        self.env = {
+            "LD_PRELOAD": _library(build_package, "buffers"),
+            "BUFFER_COUNTS": str(self.path),
+        }
 
     def read(self) -> Buffers:
         """The counts, after the process has ended."""

@@ -18,7 +18,9 @@ from pathlib import Path
 
 
 def _status(pid: int, field: str, tid: int | None = None) -> str:
-    path = Path(f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status")
+    path = Path(
+        f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
+    )
     for line in path.read_text().splitlines():
         if line.startswith(field + ":"):
             return line.split()[1]
@@ -55,7 +57,9 @@ def blocked_signals(pid: int, tid: int) -> set[int]:
 
 def children(pid: int) -> list[int]:
     try:
-        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        return list(
+            map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        )
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -69,6 +73,9 @@ def maps(pid: int) -> str:
 
 def is_gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in (
+            "Z",
+            "X",
+        )
     except (FileNotFoundError, ProcessLookupError):
         return True

@@ -27,8 +27,19 @@ SOURCES = build.PACKAGES / "sdk"
 SANITIZE = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREADS = ("-O1", "-g1", "-fsanitize=thread")
 STARVED = ("-include", str(SOURCES / "starved.h"))
-STRICT = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-pedantic", "-Werror")
-EXPORTED = {f"__spider_tdl_package_{name}" for name in ("get_version", "get_name", "init", "execute")}
+STRICT = (
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wconversion",
+    "-Wsign-conversion",
+    "-pedantic",
+    "-Werror",
+)
+EXPORTED = {
+    f"__spider_tdl_package_{name}"
+    for name in ("get_version", "get_name", "init", "execute")
+}
 CONTEXT = protocol.TaskContext(1, 2, 3, 4).encode()
 
 
@@ -67,19 +78,38 @@ class Case(NamedTuple):
         """The case as the driver reads it."""
         is_error = isinstance(self.expected, TdlError)
         outcome = self.expected.encode() if is_error else self.expected
-        parts = (self.task.encode(errors="surrogateescape"), self.context, self.inputs, outcome)
-        return bytes([is_error]) + b"".join(struct.pack("<I", len(part)) + part for part in parts)
+        parts = (
+            self.task.encode(errors="surrogateescape"),
+            self.context,
+            self.inputs,
+            outcome,
+        )
+        return bytes([is_error]) + b"".join(
+            struct.pack("<I", len(part)) + part for part in parts
+        )
 
 
 class Driver:
     """Calls tasks in a process of its own. `starvable` packages let the driver refuse them memory."""
 
-    def __init__(self, directory: Path, build_package: build.PackageBuilder, flags: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        build_package: build.PackageBuilder,
+        flags: tuple[str, ...],
+    ) -> None:
         self.directory = directory
         self.build_package = build_package
         self.flags = flags if build.has("sanitizers") else ()
         self.program = directory / "driver"
-        command = [build.CC, "-std=gnu99", *self.flags, f"-I{build.NATIVE}", "-rdynamic", "-pthread"]
+        command = [
+            build.CC,
+            "-std=gnu99",
+            *self.flags,
+            f"-I{build.NATIVE}",
+            "-rdynamic",
+            "-pthread",
+        ]
         command += ["-o", str(self.program), str(SOURCES / "driver.c"), "-ldl"]
         subprocess.run(command, check=True, timeout=120)
 
@@ -94,7 +124,9 @@ class Driver:
             flags += ["-DSPIDER_TDL_WITH_ZSTD", "-lzstd"]
         return self.build_package(source, *flags)
 
-    def run(self, mode: str, library: Path, cases: list[Case], *arguments: object) -> list[int]:
+    def run(
+        self, mode: str, library: Path, cases: list[Case], *arguments: object
+    ) -> list[int]:
         """Returns the numbers that the driver prints."""
         file = self.directory / "cases"
         file.write_bytes(b"".join(case.encode() for case in cases))
@@ -103,10 +135,20 @@ class Driver:
             "TSAN_OPTIONS": "halt_on_error=1",
             "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1",
         }
-        command = [str(self.program), mode, str(library), str(file), *map(str, arguments)]
+        command = [
+            str(self.program),
+            mode,
+            str(library),
+            str(file),
+            *map(str, arguments),
+        ]
         done = subprocess.run(command, capture_output=True, env=env, timeout=100)
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-8000:]
-        return [int(word) for word in done.stdout.decode().replace(",", "").split() if word.isdigit()]
+        return [
+            int(word)
+            for word in done.stdout.decode().replace(",", "").split()
+            if word.isdigit()
+        ]
 
     def replay(self, library: Path, cases: list[Case], mode: str = "replay") -> None:
         """Check that each case has its outcome."""
@@ -117,14 +159,24 @@ class Driver:
 def exported(library: Path) -> dict[str, str]:
     """The symbols that a library exports, but not those of musl's start-up code, and nm's letters for them."""
     command = ["nm", "-D", "-C", "--defined-only", str(library)]
-    lines = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode().splitlines()
+    lines = (
+        subprocess.run(command, capture_output=True, check=True, timeout=60)
+        .stdout.decode()
+        .splitlines()
+    )
     symbols = {name: kind for _, kind, name in (line.split(" ", 2) for line in lines)}
-    return {name: kind for name, kind in symbols.items() if name not in ("_init", "_fini")}
+    return {
+        name: kind for name, kind in symbols.items() if name not in ("_init", "_fini")
+    }
 
 
 def compilers(*commands: str | None) -> list[str]:
     """Those of the commands that are there, each compiler once."""
-    found = {os.path.realpath(path): path for path in map(shutil.which, filter(None, commands)) if path}
+    found = {
+        os.path.realpath(path): path
+        for path in map(shutil.which, filter(None, commands))
+        if path
+    }
     return list(found.values())
 
 
@@ -142,8 +194,17 @@ class Compilation(NamedTuple):
 
     def run(self) -> tuple[int, str]:
         """Returns the exit code, and what the compiler says."""
-        command = [self.compiler, f"-std={self.standard}", f"-I{build.NATIVE}", *map(str, self.flags), "-x"]
-        command += ["c++" if "++" in self.standard else "c", "-" if isinstance(self.source, str) else str(self.source)]
+        command = [
+            self.compiler,
+            f"-std={self.standard}",
+            f"-I{build.NATIVE}",
+            *map(str, self.flags),
+            "-x",
+        ]
+        command += [
+            "c++" if "++" in self.standard else "c",
+            "-" if isinstance(self.source, str) else str(self.source),
+        ]
         text = self.source.encode() if isinstance(self.source, str) else None
         done = subprocess.run(command, input=text, capture_output=True, timeout=100)
         return done.returncode, done.stderr.decode(errors="replace")
@@ -152,10 +213,14 @@ class Compilation(NamedTuple):
         assert self.run() == (0, ""), self
 
 
-def package(source: Path | str, path: Path, compiler: str = build.CC, standard: str = "c99") -> Path:
+def package(
+    source: Path | str, path: Path, compiler: str = build.CC, standard: str = "c99"
+) -> Path:
     """Compile a stripped package to where it is to be."""
     path.parent.mkdir(exist_ok=True)
-    Compilation(compiler, standard, source, ("-O2", "-s", "-fPIC", "-shared", "-o", path)).succeeds()
+    Compilation(
+        compiler, standard, source, ("-O2", "-s", "-fPIC", "-shared", "-o", path)
+    ).succeeds()
     return path
 
 
@@ -163,5 +228,7 @@ def run_all(compilations: list[Compilation]) -> Iterator[tuple[Compilation, int,
     """Run compilers, as many at a time as there are processors."""
     assert compilations
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for compilation, (code, text) in zip(compilations, pool.map(Compilation.run, compilations)):
+        for compilation, (code, text) in zip(
+            compilations, pool.map(Compilation.run, compilations)
+        ):
             yield compilation, code, text

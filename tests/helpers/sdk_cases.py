@@ -12,7 +12,9 @@ from typing import Any
 from helpers.sdk import Case, Raw, commit, float32, packed, payload, wrong
 from protocol import MSGPACK_DEPTH_MAX, TDL_ERROR_KINDS, TdlError, pack
 
-INTEGERS = {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)}
+INTEGERS = {
+    f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)
+}
 INTEGERS.update({f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)})
 SCALARS = (*INTEGERS, "float", "double", "boolean", "string", "bytes")
 # A task for each type, and a value that it returns as it is.
@@ -22,18 +24,53 @@ TASKS = {
     "tuple": [True, "x"], "option": "x",
 }  # fmt: skip
 # What their errors expect, if it is not the task's name.
-EXPECTED = {"bytes": "Bytes", "option": "a value or nil", "any": "a value", "swap": "int64"}
+EXPECTED = {
+    "bytes": "Bytes",
+    "option": "a value or nil",
+    "any": "a value",
+    "swap": "int64",
+}
 END = "the end of the bytes (truncated), or the reserved marker c1"
 
-NUMBERS = {sign * 2**n + more for n in (0, 5, 7, 8, 15, 16, 31, 32, 63, 64) for more in (-1, 0, 1) for sign in (1, -1)}
+NUMBERS = {
+    sign * 2**n + more
+    for n in (0, 5, 7, 8, 15, 16, 31, 32, 63, 64)
+    for more in (-1, 0, 1)
+    for sign in (1, -1)
+}
 NUMBERS = sorted(number for number in NUMBERS if -(2**63) <= number < 2**64)
-FLOATS = [0.0, -0.0, 1.5, math.inf, -math.inf, 2.0**-149, 2.0**127, 3.4028234663852886e38]
+FLOATS = [
+    0.0,
+    -0.0,
+    1.5,
+    math.inf,
+    -math.inf,
+    2.0**-149,
+    2.0**127,
+    3.4028234663852886e38,
+]
 DOUBLES = [*FLOATS, 5e-324, 1.7976931348623157e308, -1e300, 0.1, 2.0**53 + 2]
-TEXTS = ["", "é", "日本語", "🕷️ spider", "\0", *("a" * n for n in (31, 32, 255, 256, 65535, 65536)), "é" * 32768]
-TEXTS += [chr(c) for c in (0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF)]
+TEXTS = [
+    "",
+    "é",
+    "日本語",
+    "🕷️ spider",
+    "\0",
+    *("a" * n for n in (31, 32, 255, 256, 65535, 65536)),
+    "é" * 32768,
+]
+TEXTS += [
+    chr(c)
+    for c in (0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x10FFFF)
+]
 # An extension, and its length.
 EXTENSIONS = [(bytes([0xD4 + n, 1]) + b"a" * 2**n, 2**n) for n in range(5)]
-EXTENSIONS += [(b"\xc7\0\1", 0), (b"\xc7\2\1ab", 2), (b"\xc8\0\2\1ab", 2), (b"\xc9\0\0\0\2\1ab", 2)]
+EXTENSIONS += [
+    (b"\xc7\0\1", 0),
+    (b"\xc7\2\1ab", 2),
+    (b"\xc8\0\2\1ab", 2),
+    (b"\xc9\0\0\0\2\1ab", 2),
+]
 
 
 def samples() -> Iterator[tuple[bytes, str, Any, str]]:
@@ -42,19 +79,40 @@ def samples() -> Iterator[tuple[bytes, str, Any, str]]:
     yield b"\xc1", "reserved", None, "a reserved type"
     yield b"\xc2", "boolean", False, "the boolean false"
     yield b"\xc3", "boolean", True, "the boolean true"
-    yield from ((pack(number), "integer", number, f"the integer {number}") for number in NUMBERS)
-    for marker, layout in enumerate((">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), 0xCC):  # wider than necessary
+    yield from (
+        (pack(number), "integer", number, f"the integer {number}") for number in NUMBERS
+    )
+    for marker, layout in enumerate(
+        (">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), 0xCC
+    ):  # wider than necessary
         for number in (5, -5) if layout.islower() else (5,):
-            yield bytes([marker]) + struct.pack(layout, number), "integer", number, f"the integer {number}"
+            yield (
+                bytes([marker]) + struct.pack(layout, number),
+                "integer",
+                number,
+                f"the integer {number}",
+            )
     yield from ((float32(number), "float", number, "a float") for number in FLOATS)
     yield from ((pack(number), "float", number, "a double") for number in DOUBLES)
-    yield from ((pack(text), "string", text.encode(), f"a string of length {len(text.encode())}") for text in TEXTS)
     yield from (
-        (head + b"ab", "string", b"ab", "a string of length 2") for head in (b"\xd9\2", b"\xda\0\2", b"\xdb\0\0\0\2")
+        (
+            pack(text),
+            "string",
+            text.encode(),
+            f"a string of length {len(text.encode())}",
+        )
+        for text in TEXTS
+    )
+    yield from (
+        (head + b"ab", "string", b"ab", "a string of length 2")
+        for head in (b"\xd9\2", b"\xda\0\2", b"\xdb\0\0\0\2")
     )
     for data in (b"", b"abc", b"\xff", bytes(300)):
         yield pack(data), "binary", data, f"binary of length {len(data)}"
-    yield from ((head + b"ab", "binary", b"ab", "binary of length 2") for head in (b"\xc5\0\2", b"\xc6\0\0\0\2"))
+    yield from (
+        (head + b"ab", "binary", b"ab", "binary of length 2")
+        for head in (b"\xc5\0\2", b"\xc6\0\0\0\2")
+    )
     for array in ([], [1], [0, 255], [127, 128]):
         yield pack(array), "array", array, f"an array of length {len(array)}"
     yield b"\xdc\0\x02\xd0\x05\xcd\0\x05", "array", [5, 5], "an array of length 2"
@@ -66,7 +124,11 @@ def samples() -> Iterator[tuple[bytes, str, Any, str]]:
 
 def convert(task: str, kind: str, value: Any, found: str) -> bytes | str:
     """What a task writes after it has read a sample, or what its error finds."""
-    if task in INTEGERS and kind == "integer" and INTEGERS[task][0] <= value <= INTEGERS[task][1]:
+    if (
+        task in INTEGERS
+        and kind == "integer"
+        and INTEGERS[task][0] <= value <= INTEGERS[task][1]
+    ):
         return pack(value)
     if task == "double" and kind in ("integer", "float"):
         return pack(float(value))
@@ -82,7 +144,9 @@ def convert(task: str, kind: str, value: Any, found: str) -> bytes | str:
             return pack(value.decode())
         except UnicodeDecodeError:
             return "bytes that are not UTF-8"
-    return pack(list(value)) if task == "bytes" and kind in ("array", "binary") else found
+    return (
+        pack(list(value)) if task == "bytes" and kind in ("array", "binary") else found
+    )
 
 
 def scalars() -> Iterator[Case]:
@@ -90,7 +154,9 @@ def scalars() -> Iterator[Case]:
         outcome = convert(task, *what)
         if isinstance(outcome, bytes):
             for more in (b"", b"more"):
-                yield Case(task, payload(Raw(sample + more)) + more, payload(Raw(outcome)))
+                yield Case(
+                    task, payload(Raw(sample + more)) + more, payload(Raw(outcome))
+                )
         else:
             text = f"inputs[0]: expected {EXPECTED.get(task, task)}, found {outcome}"
             yield Case(task, payload(Raw(sample)), wrong(text))
@@ -105,23 +171,44 @@ def scalars() -> Iterator[Case]:
 
 def utf8() -> Iterator[Case]:
     """Python's decoder decides what is UTF-8, in texts that are looked through in steps."""
-    texts = [bytes([lead, *rest]) for lead in range(0x80, 0x100) for rest in ([], [0x80], [0x80] * 2, [0xBF] * 3)]
+    texts = [
+        bytes([lead, *rest])
+        for lead in range(0x80, 0x100)
+        for rest in ([], [0x80], [0x80] * 2, [0xBF] * 3)
+    ]
     for lead, second in itertools.product(
-        (0xC1, 0xC2, 0xE0, 0xED, 0xEF, 0xF0, 0xF4), (0, 0x7F, 0x8F, 0x90, 0x9F, 0xA0, 0xC0)
+        (0xC1, 0xC2, 0xE0, 0xED, 0xEF, 0xF0, 0xF4),
+        (0, 0x7F, 0x8F, 0x90, 0x9F, 0xA0, 0xC0),
     ):
-        texts += [bytes([lead, second]), bytes([lead, second, 0x80]), bytes([lead, second, 0x80, 0x80])]
+        texts += [
+            bytes([lead, second]),
+            bytes([lead, second, 0x80]),
+            bytes([lead, second, 0x80, 0x80]),
+        ]
     texts += [b"a" * 45 + text + b"b" * 3 for text in texts]
-    texts += [b"a" * i + text + b"b" * (80 - i) for i in range(81) for text in (b"\xff", "🕷".encode(), b"\xe2\x82")]
+    texts += [
+        b"a" * i + text + b"b" * (80 - i)
+        for i in range(81)
+        for text in (b"\xff", "🕷".encode(), b"\xe2\x82")
+    ]
     for text in texts:
         outcome = convert("string", "string", text, "")
         error = wrong(f"inputs[0]: expected string, found {outcome}")
         head = pack("x" * len(text))[: -len(text)]
-        yield Case("string", payload(Raw(head + text)), payload(Raw(outcome)) if isinstance(outcome, bytes) else error)
+        yield Case(
+            "string",
+            payload(Raw(head + text)),
+            payload(Raw(outcome)) if isinstance(outcome, bytes) else error,
+        )
 
 
 def containers() -> Iterator[Case]:
     for size in (0, 1, 15, 16, 255, 256, 65535, 65536):
-        yield Case("bytes", payload(bytes(i % 256 for i in range(size))), payload([i % 256 for i in range(size)]))
+        yield Case(
+            "bytes",
+            payload(bytes(i % 256 for i in range(size))),
+            payload([i % 256 for i in range(size)]),
+        )
         for task, value in (
             ("bytes", [i % 256 for i in range(size)]),
             ("list", list(range(size))),
@@ -134,7 +221,9 @@ def containers() -> Iterator[Case]:
     ):  # fmt: skip
         yield Case(task, payload(value), payload(value))
     yield Case("swap", payload(-5, "é"), payload("é", -5))
-    yield Case("list", payload(b"\x01\xff"), payload([1, 255]))  # binary is a list of integers, too
+    yield Case(
+        "list", payload(b"\x01\xff"), payload([1, 255])
+    )  # binary is a list of integers, too
     for task, value, text in WRONG:
         yield Case(task, payload(value), wrong(f"inputs[0]{text}"))
 
@@ -176,24 +265,49 @@ def map_structs() -> Iterator[Case]:
     fields = dict(zip(("id", "name", "data"), value))
     four = b"\x84" + pack(fields)[1:]
     for form in (
-        {"other": [1, {"a": 2}], **fields, "more": None, 9: 9, None: 1, 1.5: 2, (1, 2): 3},
+        {
+            "other": [1, {"a": 2}],
+            **fields,
+            "more": None,
+            9: 9,
+            None: 1,
+            1.5: 2,
+            (1, 2): 3,
+        },
         {b"name": "é", b"data": b"\x01\xc8", b"id": 7},
-        *(dict(order) for order in itertools.permutations([*fields.items(), ("other", {"id": [1]})])),
+        *(
+            dict(order)
+            for order in itertools.permutations(
+                [*fields.items(), ("other", {"id": [1]})]
+            )
+        ),
         *(Raw(four + pack("other") + extension) for extension, _ in EXTENSIONS),
     ):
         yield Case("struct", payload(form), payload(value))
-    for ending in (b"\xc1", *(extension[:size] for extension, _ in EXTENSIONS for size in range(len(extension)))):
+    for ending in (
+        b"\xc1",
+        *(
+            extension[:size]
+            for extension, _ in EXTENSIONS
+            for size in range(len(extension))
+        ),
+    ):
         error = wrong(f"inputs[0]: expected a value, found {END}")
         yield Case("struct", payload(Raw(four + pack("other") + ending)), error)
     for field, kind in (("id", "uint64"), ("name", "string"), ("data", "Bytes")):
         again = pack(field) + pack(fields[field])
         for form, found in (
-            ({key: value for key, value in fields.items() if key != field}, f"{kind}, found no such field"),
+            (
+                {key: value for key, value in fields.items() if key != field},
+                f"{kind}, found no such field",
+            ),
             ({**fields, field: None}, f"{kind}, found nil"),
             (Raw(four + again), "one value, found the field twice"),
             (Raw(b"\x84" + again + four[1:]), "one value, found the field twice"),
         ):
-            yield Case("struct", payload(form), wrong(f"inputs[0].{field}: expected {found}"))
+            yield Case(
+                "struct", payload(form), wrong(f"inputs[0].{field}: expected {found}")
+            )
 
 
 def nested(depth: int, make: Any) -> Any:
@@ -204,20 +318,48 @@ def nested(depth: int, make: Any) -> Any:
 
 
 def any_values() -> Iterator[Case]:
-    makers = (lambda v: [v], lambda v: {"k": v}, lambda v: [1, {"a": v}, "x"], lambda v: {1: [v], 2: 3})
+    makers = (
+        lambda v: [v],
+        lambda v: {"k": v},
+        lambda v: [1, {"a": v}, "x"],
+        lambda v: {1: [v], 2: 3},
+    )
     values = [nested(depth, make) for make in makers for depth in (1, 30, 511)]
-    values += [None, True, *NUMBERS, *map(float32, FLOATS), *DOUBLES, *TEXTS, list(range(70000)), [{}] * 70000]
-    values += [{i: str(i) for i in range(70000)}, [[[]], {}, {"": []}], Raw(b"\x91" * MSGPACK_DEPTH_MAX + b"\x01")]
+    values += [
+        None,
+        True,
+        *NUMBERS,
+        *map(float32, FLOATS),
+        *DOUBLES,
+        *TEXTS,
+        list(range(70000)),
+        [{}] * 70000,
+    ]
+    values += [
+        {i: str(i) for i in range(70000)},
+        [[[]], {}, {"": []}],
+        Raw(b"\x91" * MSGPACK_DEPTH_MAX + b"\x01"),
+    ]
     for value in values:
         yield Case("any", payload(value), payload(value))
     for several in ([], values[:40], [1] * 70000):
         yield Case("all", payload(*several), payload(*several))
     yield Case("any", payload({"b": b"\x01\xff"}), payload({"b": [1, 255]}))
-    error = wrong("inputs[0]" + "[0]" * 147 + "[...]: expected at most 1023 levels, found deeper nesting")
-    for deep in (b"\x91" * (MSGPACK_DEPTH_MAX + 1), b"\x91" * 100_000, b"\x91" * MSGPACK_DEPTH_MAX + b"\x90"):
+    error = wrong(
+        "inputs[0]"
+        + "[0]" * 147
+        + "[...]: expected at most 1023 levels, found deeper nesting"
+    )
+    for deep in (
+        b"\x91" * (MSGPACK_DEPTH_MAX + 1),
+        b"\x91" * 100_000,
+        b"\x91" * MSGPACK_DEPTH_MAX + b"\x90",
+    ):
         yield Case("any", payload(Raw(deep + b"\x01")), error)
     yield Case("nil", payload(None), payload(None))
-    yield Case("nil", payload([]), wrong("inputs[0]: expected nil, found an array of length 0"))
+    yield Case(
+        "nil", payload([]), wrong("inputs[0]: expected nil, found an array of length 0")
+    )
 
 
 def arguments() -> Iterator[Case]:
@@ -225,17 +367,37 @@ def arguments() -> Iterator[Case]:
     for task, valid in (*TASKS.items(), ("swap", 5), ("any", 5)):
         first = "nil" if task == "any" else EXPECTED.get(task, task)
         for inputs in (payload(), b"", payload() + b"more"):
-            yield Case(task, inputs, wrong(f"inputs[0]: expected {first}, found nothing (0 values given)"))
+            yield Case(
+                task,
+                inputs,
+                wrong(f"inputs[0]: expected {first}, found nothing (0 values given)"),
+            )
         for count, size in ((0, 1), (0, 2), (0, 3), (2, 8), (2**32 - 1, 8)):
             text = f"inputs: expected a count of 4 bytes and {count} values, found only {size} bytes (truncated)"
             yield Case(task, struct.pack("<II", count, 0)[:size], wrong(text))
         if task not in ("swap", "any"):
-            yield Case(task, payload(valid, valid), wrong("inputs: expected 1 value, found 2"))
-            yield Case(task, payload(valid, Raw(b"")), wrong("inputs: expected 1 value, found 2"))
-    yield Case("uint8", struct.pack("<II", 1, 2) + b"\x01", wrong(f"inputs[0]: expected uint8, found {END}"))
-    yield Case("swap", payload(5), wrong("inputs[1]: expected string, found nothing (1 value given)"))
+            yield Case(
+                task, payload(valid, valid), wrong("inputs: expected 1 value, found 2")
+            )
+            yield Case(
+                task,
+                payload(valid, Raw(b"")),
+                wrong("inputs: expected 1 value, found 2"),
+            )
+    yield Case(
+        "uint8",
+        struct.pack("<II", 1, 2) + b"\x01",
+        wrong(f"inputs[0]: expected uint8, found {END}"),
+    )
+    yield Case(
+        "swap",
+        payload(5),
+        wrong("inputs[1]: expected string, found nothing (1 value given)"),
+    )
     yield Case("swap", payload(5, "x", 1), wrong("inputs: expected 2 values, found 3"))
-    yield Case("swap", payload(5, 6), wrong("inputs[1]: expected string, found the integer 6"))
+    yield Case(
+        "swap", payload(5, 6), wrong("inputs[1]: expected string, found the integer 6")
+    )
     yield Case("context", payload(1), wrong("inputs: expected 0 values, found 1"))
 
 
@@ -243,35 +405,71 @@ def contexts() -> Iterator[Case]:
     top, which = 2**64 - 1, "expected Index with a number, Commit or Cleanup, found"
     for context, outcome in (
         ([1, {"Index": 7}, 3, 4, None], [1, "index", 7, 3, 4]),
-        (Raw(pack([1, {"Index": 7}, 3, 4, None]) + b"\xc1 more"), [1, "index", 7, 3, 4]),
+        (
+            Raw(pack([1, {"Index": 7}, 3, 4, None]) + b"\xc1 more"),
+            [1, "index", 7, 3, 4],
+        ),
         ([1, "Commit", 3, 4, b"\0\0\0\0\0"], [1, "commit", 0, 3, 4]),
         ([1, "Cleanup", 3, 4, None], [1, "cleanup", 0, 3, 4]),
         ([top, {"Index": top}, top, top, None], [top, "index", top, top, top]),
         (Raw(b""), f": expected an array of length 5, found {END}"),
         (None, ": expected an array of length 5, found nil"),
-        ([1, 2, 3, 4], ": expected an array of length 5, found one of length 4, as an older Spider sends"),
-        ([1, "Commit", 3, 4, None, 6], ": expected an array of length 5, found one of length 6"),
+        (
+            [1, 2, 3, 4],
+            ": expected an array of length 5, found one of length 4, as an older Spider sends",
+        ),
+        (
+            [1, "Commit", 3, 4, None, 6],
+            ": expected an array of length 5, found one of length 6",
+        ),
         ([-1, "Commit", 3, 4, None], ".job_id: expected uint64, found the integer -1"),
-        ([1, "Commit", "x", 4, None], ".task_instance_id: expected uint64, found a string of length 1"),
-        ([1, "Commit", 3, None, None], ".resource_group_id: expected uint64, found nil"),
+        (
+            [1, "Commit", "x", 4, None],
+            ".task_instance_id: expected uint64, found a string of length 1",
+        ),
+        (
+            [1, "Commit", 3, None, None],
+            ".resource_group_id: expected uint64, found nil",
+        ),
         ([1, "Index", 3, 4, None], f".task_id: {which} Index"),
         ([1, "commit", 3, 4, None], f".task_id: {which} commit"),
         ([1, None, 3, 4, None], ".task_id: expected string, found nil"),
         ([1, {"Commit": 1}, 3, 4, None], f".task_id[key 0]: {which} Commit"),
-        ([1, {"Index": "x"}, 3, 4, None], ".task_id[value 0]: expected uint64, found a string of length 1"),
+        (
+            [1, {"Index": "x"}, 3, 4, None],
+            ".task_id[value 0]: expected uint64, found a string of length 1",
+        ),
         ([1, {}, None, 4, None], f".task_id: {which} a map of length 0"),
-        ([1, {"Index": 7, 5: 6}, None, 4, None], f".task_id: {which} a map of length 2"),
-        ([1, "Commit", 3, 4, "x"], ".graph_outputs: expected Bytes, found a string of length 1"),
-        ([1, "Commit", 3, 4, [1, 256]], ".graph_outputs[1]: expected uint8, found the integer 256"),
+        (
+            [1, {"Index": 7, 5: 6}, None, 4, None],
+            f".task_id: {which} a map of length 2",
+        ),
+        (
+            [1, "Commit", 3, 4, "x"],
+            ".graph_outputs: expected Bytes, found a string of length 1",
+        ),
+        (
+            [1, "Commit", 3, 4, [1, 256]],
+            ".graph_outputs[1]: expected uint8, found the integer 256",
+        ),
     ):
-        expected = payload(*outcome) if isinstance(outcome, list) else wrong(f"task.context{outcome}")
+        expected = (
+            payload(*outcome)
+            if isinstance(outcome, list)
+            else wrong(f"task.context{outcome}")
+        )
         yield Case("context", payload(), expected, packed(context))
     # The inputs of a cleanup task may have no bytes.
-    yield Case("context", b"", payload(1, "cleanup", 0, 3, 4), pack([1, "Cleanup", 3, 4, None]))
+    yield Case(
+        "context", b"", payload(1, "cleanup", 0, 3, 4), pack([1, "Cleanup", 3, 4, None])
+    )
 
 
 def graph_outputs() -> Iterator[Case]:
-    plain, large = payload(1, "é", [1, {"a": None}], 2.5), payload("x" * 100_000, *[Raw(b"\xcc\xff")] * 1000)
+    plain, large = (
+        payload(1, "é", [1, {"a": None}], 2.5),
+        payload("x" * 100_000, *[Raw(b"\xcc\xff")] * 1000),
+    )
     for as_bin, buffer, outcome in (
         *((as_bin, outputs + more, outputs) for as_bin in (False, True) for outputs in (plain, payload(), large)
           for more in (b"", b"more")),
@@ -280,12 +478,17 @@ def graph_outputs() -> Iterator[Case]:
         (True, b"\2\0\0\0", ": expected a count of 4 bytes and 2 values, found only 4 bytes (truncated)"),
         (True, struct.pack("<II", 1, 2) + b"a", f"[0]: expected a value, found {END}"),
     ):  # fmt: skip
-        expected = outcome if isinstance(outcome, bytes) else wrong(f"graph_outputs{outcome}")
+        expected = (
+            outcome if isinstance(outcome, bytes) else wrong(f"graph_outputs{outcome}")
+        )
         yield Case("graph_outputs", payload(), expected, commit(b"\0" + buffer, as_bin))
     for buffer, found in ((b"", "no bytes"), (b"\2" + plain, "another")):
         text = f"graph_outputs: expected a first byte of 0 (plain) or 1 (zstd), found {found}"
         yield Case("graph_outputs", payload(), wrong(text), commit(buffer))
-    none = TdlError("InvalidTaskContext", "graph_outputs: there are none, only a commit task has them")
+    none = TdlError(
+        "InvalidTaskContext",
+        "graph_outputs: there are none, only a commit task has them",
+    )
     for task_id in ({"Index": 2}, "Cleanup", "Commit"):
         yield Case("graph_outputs", payload(), none, pack([1, task_id, 3, 4, None]))
     # A commit task that does not look at them does not mind.
@@ -294,15 +497,32 @@ def graph_outputs() -> Iterator[Case]:
 
 def failures() -> Iterator[Case]:
     for number, kind in enumerate(TDL_ERROR_KINDS):
-        for text in ("", "é", "100 %s %n", *("x" * size for size in (31, 32, 255, 256, 4095))):
+        for text in (
+            "",
+            "é",
+            "100 %s %n",
+            *("x" * size for size in (31, 32, 255, 256, 4095)),
+        ):
             yield Case("fail", payload(number, text), TdlError(kind, text))
     yield Case("fail", payload(6, "x"), payload("x"))
     for name in ("", "Int8", "int8 ", "int", "int88", "é", "a\0b", "x" * 70_000):
         yield Case(name, payload(1), TdlError("TaskNotFound", name))
-    yield Case("\udcff", payload(1), TdlError("TaskNotFound", "?"))  # a name that no executor sends
+    yield Case(
+        "\udcff", payload(1), TdlError("TaskNotFound", "?")
+    )  # a name that no executor sends
 
 
-MAKERS = (scalars, utf8, containers, map_structs, any_values, arguments, contexts, graph_outputs, failures)
+MAKERS = (
+    scalars,
+    utf8,
+    containers,
+    map_structs,
+    any_values,
+    arguments,
+    contexts,
+    graph_outputs,
+    failures,
+)
 
 
 @functools.lru_cache(maxsize=None)
@@ -312,4 +532,9 @@ def cases_of(make: Callable[[], Iterator[Case]]) -> list[Case]:
 
 def all_cases(largest: int = 2**32) -> list[Case]:
     """Those whose inputs have at most so many bytes."""
-    return [case for make in MAKERS for case in cases_of(make) if len(case.inputs) <= largest]
+    return [
+        case
+        for make in MAKERS
+        for case in cases_of(make)
+        if len(case.inputs) <= largest
+    ]
