@@ -58,33 +58,42 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# The first line starts INTERPRETER, or without one the python3 that env finds. Linux reads at most 255 bytes of it.
-# The bytecode is for INTERPRETER if it is on this machine, otherwise for PYTHON. Other Pythons use the sources.
-# Equal sources and Pythons give equal files: no times, modes, paths or hash seeds of this run are in them, and the order
-# of the files is fixed (before CPython 3.12, zipapp takes the order of the directory).
+# The first line starts INTERPRETER, or without one the python3 that env finds. Linux before
+# 5.1 and gVisor read 127 bytes of it and drop the rest without a word, so it only imports
+# `boot`, which is in the archive. The bytecode is for INTERPRETER if it is on this machine,
+# otherwise for PYTHON. Other Pythons use the sources.
+# Equal sources and Pythons give equal files: no times, modes, paths or hash seeds of this run
+# are in them, and the order of the files is fixed (before CPython 3.12, zipapp takes the order
+# of the directory).
+BOOT := import sys;sys.path[:0]=sys.argv[1:2];import boot
+LINE_MAX := 127
+ifdef INTERPRETER
+LINE := $(INTERPRETER) -ISc$(BOOT)
+else
+LINE := /usr/bin/env -S python3 -ISc "$(BOOT)"
+endif
+export LINE
+MODULES := boot.py protocol.py spider_executor.py
+
 $(EXECUTABLE):
 	@case $$INTERPRETER in \
 		*[[:space:]]*) echo "INTERPRETER: expected a path without blanks, found '$$INTERPRETER'"; exit 1;; \
 		""|/*) ;; \
 		*) echo "INTERPRETER: expected an absolute path, found '$$INTERPRETER'"; exit 1;; \
 	esac
+	@size=$$(printf '#!%s' "$$LINE" | wc -c); [ $$size -le $(LINE_MAX) ] || { \
+		echo "INTERPRETER: the path is too long: the first line of the executable file would" \
+			"have $$size bytes, and Linux before 5.1 reads $(LINE_MAX)"; exit 1; }
 	@rm -rf $(STAGE) && mkdir -p $(STAGE) $(@D)
-	@start=$$($(PYTHON) -c 'import spider_executor; print(spider_executor.START)') && \
-	if [ "$$INTERPRETER" ]; then \
-		printf '%s -ISc%s' "$$INTERPRETER" "$$start"; \
-	else \
-		printf '/usr/bin/env -S python3 -ISc "%s"' "$$start"; \
-	fi >$(STAGE)/line
-	@size=$$(($$(wc -c <$(STAGE)/line) + 2)); [ $$size -le 255 ] || \
-		{ echo "INTERPRETER: too long; the first line has $$size bytes, and Linux reads 255"; exit 1; }
 	cp protocol.py spider_executor.py $(STAGE)
+	echo 'import sys, spider_executor; sys.exit(spider_executor.main(sys.argv[2:]))' >$(STAGE)/boot.py
 	echo 'import sys, spider_executor; sys.exit(spider_executor.main())' >$(STAGE)/__main__.py
 	cd $(STAGE) && PYTHONHASHSEED=0 $(or $(wildcard $(INTERPRETER)),$(PYTHON)) -m compileall -qb \
-		--invalidation-mode unchecked-hash protocol.py spider_executor.py
+		--invalidation-mode unchecked-hash $(MODULES)
 	cd $(STAGE) && chmod 644 *.py *.pyc && TZ=UTC touch -t 198001010000 *.py *.pyc
 	cd $(STAGE) && TZ=UTC $(PYTHON) -c 'import sys, zipfile as z; a = z.ZipFile("zip", "w"); [a.write(f) for f in sys.argv[1:]]; a.close()' \
-		__main__.py protocol.py protocol.pyc spider_executor.py spider_executor.pyc
-	$(PYTHON) -m zipapp $(STAGE)/zip --output $@ --python "$$(cat $(STAGE)/line)"
+		__main__.py $(foreach module,$(MODULES),$(module) $(module)c)
+	$(PYTHON) -m zipapp $(STAGE)/zip --output $@ --python "$$LINE"
 	chmod 755 $@
 
 # A fixed date in the archives: equal sources give equal files.

@@ -1,15 +1,18 @@
 #!/usr/bin/env -S python3 -IS
 """A task executor for Spider in Python, on the standard library alone.
 
-Without arguments it serves a Spider execution manager: it reads framed requests on stdin, loads native task packages
-`$SPIDER_TDL_PACKAGE_DIR/<package>/lib<package>.so`, calls their tasks on its main thread, and writes framed responses
-to stdout. Logs are JSON lines on stderr. With arguments it is a command line; see `--help`. protocol.py has the wire
-format. The sections of this file:
+Without arguments it serves a Spider execution manager: it reads framed requests
+on stdin, loads native task packages, calls their tasks on its main thread, and
+writes framed responses to stdout. The library of a package is
+`$SPIDER_TDL_PACKAGE_DIR/<package>/lib<package>.so`. Logs are JSON lines on stderr.
+With arguments it is a command line; see `--help`. protocol.py has the wire format.
+
+The sections of this file:
 
     process     how the executor starts and ends, and what it logs when it fails
-    serve       the loop: find the fields of a request, find the call, call, answer, free
+    serve       the loop: find the fields of a request, find the task, answer
     channel     the pipes to the parent, and the buffer that requests are read into
-    packages    load libraries, and decode what their functions return
+    packages    the package ABI: load libraries, and decode what they return
     guards      crash reports, `exit` called by native code, a parent that is gone
     logs        RUST_LOG, and one JSON object per line
     handle      ExecutorHandle, for Python programs that drive executors
@@ -18,41 +21,26 @@ format. The sections of this file:
 
 from __future__ import annotations
 
-import _signal
 import os
 import sys
 
-if __name__ == "__main__":
-    if (
-        len(sys.argv) == 1
-        and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
-    ):
-        # Ctrl-C must not end the imports with a traceback.
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    if sys.flags.isolated:
-        # An isolated interpreter does not look for modules in the directory of the script.
-        sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+if __name__ == "__main__" and sys.flags.isolated:
+    # An isolated interpreter does not look for modules in the script's directory.
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
+import _signal
 import _thread
 import ctypes
 import errno
 import faulthandler
 import select
 import time
-from ctypes import c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import CFUNCTYPE, c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
 from struct import Struct
-from struct import error as StructError
 from types import FunctionType
 
 import protocol
-from protocol import (
-    FAILURE,
-    RESPONSE_DATA_MAX,
-    SUCCESS,
-    ExecutorError,
-    ProtocolError,
-    TdlError,
-)
+from protocol import FAILURE, SUCCESS, ExecutorError, ProtocolError, TdlError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,278 +58,438 @@ __all__ = [
     "main",
     "own_command",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
+# The C library, and the loader. Calls of its functions release Python's lock.
 _libc = ctypes.CDLL(None)
-_libc.calloc.restype = _libc.dlsym.restype = c_void_p
-_libc.free.argtypes, _libc.free.restype = [c_void_p], None
 
-# -------------------------------------------------------------------------------------------------------------- process
+# ---------------------------------------------------------------------------- process
 
-EXIT_FAILURE = 1
-PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
+_EXIT_FAILURE = 1
+_PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
 
 
-class _Process:
-    """What the loop, the exit handler and the watchdog share. `call` is the current or the last call into a package."""
+# The ids of a task are the first bytes of its context: a few small msgpack values.
+_CONTEXT_IDS_MAX = 64
 
-    def __init__(self, log: Log) -> None:
+
+class _ForkedChild(Exception):
+    """A child that a package forked has returned into the executor."""
+
+
+class _State:
+    """What the loop, the exit handler and the watchdog share."""
+
+    def __init__(self, log: _Log) -> None:
         self.log = log
         self.pid = os.getpid()
-        self.call: Any = None
-        self.running = False
-        self.ending = False
+        # The current request up to the end of task_func, or the last one.
+        self.request = b""
+        # The arguments of its call: the task's name, raw_ctx and raw_inputs.
+        self.views: Any = (_View * 3)()
+        # Whether native code runs, and whether that is a package being loaded.
+        self.is_running = False
+        self.is_loading = False
+        self.is_ending = False
         self.exit_handler: Any = None
 
-    def call_name(self) -> str:
-        return "none" if self.call is None else self.call.__name__
+    def task_fields(self) -> dict[str, object]:
+        """Return the log fields that name the current task, or the last one."""
+        if not self.request:
+            return {}
+        package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
+        fields: dict[str, object] = {"task": f"{package}::{task}"}
+        context = self.views[1]
+        start = _read_memory(context.pointer, min(context.length, _CONTEXT_IDS_MAX))
+        try:
+            ids = protocol.decode_task_ids(start, 0, len(start))
+            fields.update(zip(("job_id", "task_id", "task_instance_id"), ids))
+        except ProtocolError:
+            pass
+        if self.is_loading:
+            fields["during"] = f"{package} (loading)"
+        return fields
 
 
-def serve_process() -> NoReturn:
-    """Serve on stdin and stdout, then end the process: with 0 after Shutdown or the end of stdin, otherwise with 1."""
-    # Python's handler of SIGINT cannot run inside native code. Python ignores SIGXFSZ; tasks get its default action.
+def _serve_process() -> NoReturn:
+    """Serve on stdin and stdout, then end the process.
+
+    The exit code is 0 after Shutdown and at the end of stdin, otherwise 1.
+    """
+    level, unreadable = _parse_log_filter(os.environ.get("RUST_LOG", ""))
+    log = _Log(2, level)
+    state = _State(log)
+    status = _EXIT_FAILURE
+    is_serving = False
+    # Memory for the ERROR line, if there is no other.
+    reserve = bytearray(32 << 10)
+    try:
+        _set_default_signals()
+        input_fd, output_fd, log.fd = _take_standard_streams()
+        log.write(_INFO, "Executor starts.")
+        _warn_at_start(log.fd, input_fd, unreadable)
+        manager = TdlPackageManager(_package_dir(log))
+        channel = _Channel(input_fd, output_fd, state.pid)
+        _restore_environment()
+        _restore_locale()
+        _unbuffer_stdout()
+        _guard(state, output_fd)
+        is_serving = True
+        _serve(channel, manager, state)
+        log.write(_INFO, "Executor exits.")
+        status = 0
+    except _ForkedChild:
+        message = (
+            "A child forked by a package returned into the executor; it was ended."
+        )
+        log.write(_ERROR, message, parent=state.pid, **state.task_fields())
+        os._exit(_EXIT_FAILURE)
+    except Exception as error:
+        reserve.clear()
+        message = _ending(error) if is_serving else "The executor cannot start."
+        fields = {} if isinstance(error, ProtocolError) else state.task_fields()
+        log.write(_ERROR, message, err=str(error) or type(error).__name__, **fields)
+    finally:
+        state.is_ending = True
+        try:
+            # Not sys.exit: the guards need the interpreter until the end.
+            _libc.exit(status)
+        finally:
+            os._exit(status)
+
+
+def _ending(error: Exception) -> str:
+    """Say what has ended the loop."""
+    if isinstance(error, ProtocolError):
+        return "Protocol error on stdin."
+    if isinstance(error, MemoryError):
+        return "Out of memory."
+    if isinstance(error, BrokenPipeError):
+        return "The parent no longer reads responses."
+    if not isinstance(error, OSError):
+        return "Internal error; please report it."
+    if error.errno == errno.EFAULT:
+        return "A task returned outputs at an invalid pointer."
+    return "The pipe to the parent broke."
+
+
+def _set_default_signals() -> None:
+    """Undo what Python does to signals, except for SIGPIPE, which stays ignored."""
+    # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
 
-    level, unreadable = parse_log_filter(os.environ.get("RUST_LOG", ""))
-    log = Log(2, level)
-    process = _Process(log)
-    status, is_serving = EXIT_FAILURE, False
+
+def _take_standard_streams() -> tuple[int, int, int]:
+    """Move stdin, stdout and stderr to private descriptors, and give tasks others.
+
+    Tasks get a stdin that is at its end, and stderr as their stdout. Raises OSError,
+    and RuntimeError if stdin or stdout is closed.
+    """
+    for fd, name in enumerate(("stdin", "stdout")):
+        if not _is_inherited(fd):
+            message = f"{name} is closed; expected a pipe from the execution manager"
+            raise RuntimeError(message)
+    if not _is_inherited(2):
+        null = _open_null()
+        os.dup2(null, 2)
+        os.set_inheritable(2, True)
+        if null != 2:
+            os.close(null)
+    private = (_duplicate_high(0), _duplicate_high(1), _duplicate_high(2))
+    at_end = _open_at_end()
+    os.dup2(at_end, 0)
+    os.close(at_end)
+    os.dup2(2, 1)
+    return private
+
+
+def _is_inherited(fd: int) -> bool:
+    """Return False if fd was closed at start.
+
+    A library can have opened a file with this number since; that is close-on-exec.
+    """
     try:
-        log.fd = _take_stderr()
-        log.write(INFO, "Executor starts.")
-        always = Log(log.fd, WARN)
-        for directive in unreadable:
-            always.write(
-                WARN,
-                "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive.",
-                directive=directive,
-            )
-        if os.isatty(0):
-            always.write(
-                WARN, "stdin is a terminal: waiting for framed requests; see --help."
-            )
-        package_dir = os.environ.get(PACKAGE_DIR_VARIABLE)
-        if not package_dir:
-            state = "not set" if package_dir is None else "empty"
-            raise RuntimeError(
-                f"{PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages"
-            )
-        if not os.path.isdir(package_dir):
-            # It may be a volume that is mounted later.
-            log.write(
-                WARN,
-                f"{PACKAGE_DIR_VARIABLE} is no directory; requests fail until it is.",
-                path=package_dir,
-            )
-        manager = TdlPackageManager(package_dir)
-        channel = Channel(process.pid)
-        _restore_environment()
-        guard(process, channel.output_fd)
-        is_serving = True
-        serve(channel, manager, process)
-        log.write(INFO, "Executor exits.")
-        status = 0
-    except ChildProcessError:
-        log.write(
-            ERROR,
-            "A child forked by a package returned into the executor; it was ended.",
-            parent=process.pid,
-        )
-        os._exit(EXIT_FAILURE)
-    except Exception as error:
-        message = _failure(error) if is_serving else "The executor cannot start."
-        log.write(
-            ERROR,
-            message,
-            err=str(error) or type(error).__name__,
-            last_call=process.call_name(),
-        )
-    finally:
-        process.ending = True
-        # Not sys.exit: our exit handler and the watchdog need the interpreter until the end.
-        _libc.exit(status)
-    raise AssertionError("exit returned")
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
 
 
-def _failure(error: Exception) -> str:
-    """Say what happened while the executor was serving."""
-    if isinstance(error, ProtocolError):
-        return "Protocol error on stdin."
-    if isinstance(error, BrokenPipeError):
-        return "The parent no longer reads responses."
-    if isinstance(error, OSError):
-        is_pointer = error.errno == errno.EFAULT
-        return (
-            "A task returned outputs at an invalid pointer."
-            if is_pointer
-            else "The pipe to the parent broke."
+def _duplicate_high(fd: int) -> int:
+    """Duplicate fd to a high number, which tasks are unlikely to close."""
+    limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
+    return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
+
+
+def _open_at_end() -> int:
+    """Return a descriptor from which nothing can be read."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+def _open_null() -> int:
+    """Open /dev/null. Some chroots have none: there, writes fail with EBADF."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        return _open_at_end()
+
+
+def _warn_at_start(log_fd: int, input_fd: int, unreadable: list[str]) -> None:
+    """Write warnings that appear at every log level."""
+    log = _Log(log_fd, _WARN)
+    for directive in unreadable:
+        message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
+        log.write(_WARN, message, directive=directive)
+    if os.isatty(input_fd):
+        message = "stdin is a terminal: waiting for framed requests; see --help."
+        log.write(_WARN, message)
+
+
+def _package_dir(log: _Log) -> str:
+    """Return the package directory. Raises RuntimeError if the variable is not set."""
+    path = os.environ.get(_PACKAGE_DIR_VARIABLE)
+    if not path:
+        state = "not set" if path is None else "empty"
+        raise RuntimeError(
+            f"{_PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages"
         )
-    return (
-        "Out of memory."
-        if isinstance(error, MemoryError)
-        else "Internal error; please report it."
-    )
+    if not os.path.isdir(path):
+        # It may be a volume that is mounted later.
+        message = "is not a directory; requests fail until it exists"
+        log.write(_WARN, f"{_PACKAGE_DIR_VARIABLE} {message}.", path=path)
+    return path
 
 
 def _restore_environment() -> None:
-    """Give tasks the environment and the locale that the parent set up. Python has changed both."""
+    """Undo what Python does to LC_CTYPE when it starts in the C locale."""
+    value = os.environb.pop(b"LC_CTYPE", None)
     try:
         with open("/proc/self/environ", "rb") as file:
-            _, is_set, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
-        if is_set:
-            os.environb[b"LC_CTYPE"] = rest.partition(b"\0")[0]
-        else:
-            os.environ.pop("LC_CTYPE", None)
+            _, name, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
+        value = rest.partition(b"\0")[0] if name else None
     except OSError:
-        pass
-    _libc.setlocale(6, b"C")  # LC_ALL
-    # Without a buffer, what a task has printed survives its crash.
-    _libc.setvbuf(c_void_p.in_dll(_libc, "stdout"), None, 2, c_size_t(0))  # _IONBF
+        # Without /proc: these are the values that Python sets.
+        if value in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
+            value = None
+    if value is not None:
+        os.environb[b"LC_CTYPE"] = value
 
 
-# ---------------------------------------------------------------------------------------------------------------- serve
+def _restore_locale() -> None:
+    """Set the C locale, as in a program that has not called setlocale."""
+    lc_all = 6
+    _libc.setlocale(lc_all, b"C")
 
-# Calls are cached by package and task. Both limits bound the cache.
-_CALLS_MAX, _KEY_SIZE_MAX = 16384, 512
+
+def _unbuffer_stdout() -> None:
+    """Write what tasks print at once, so that it survives a crash."""
+    unbuffered = 2  # _IONBF
+    stdout = c_void_p.in_dll(_libc, "stdout")
+    _libc.setvbuf(stdout, None, unbuffered, c_size_t(0))
+
+
+# ------------------------------------------------------------------------------ serve
+
+# Tasks are cached by package and name. Both limits bound the cache.
+_TASKS_MAX = 4096
+_KEY_SIZE_MAX = 512
 
 _set_views = Struct("PNPNPN").pack_into
 
 
-def serve(channel: Channel, manager: TdlPackageManager, process: _Process) -> None:
-    """Answer requests until Shutdown or the end of stdin. Raises ProtocolError, OSError, ChildProcessError."""
-    log, buffer, address = process.log, channel.buffer, channel.address
-    # The arguments of every call are three views. `_set_views` sets all of their fields at once.
-    views = bytearray(3 * ctypes.sizeof(_View))
-    arguments = tuple((_View * 3).from_buffer(views))
-    # The key is the bytes of a request up to the end of task_func.
-    calls: dict[bytes, Callable[..., Any]] = {}
+def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None:
+    """Answer requests until Shutdown or the end of stdin.
+
+    Raises ProtocolError, OSError, MemoryError, and _ForkedChild in a child.
+    """
+    log = state.log
+    buffer = channel.buffer
+    address = channel.address
+    views = state.views
+    # The payload without values: a count of 0.
+    empty_payload = c_uint32(0)
+    # For each task, the function that answers its requests. The key is the bytes of a
+    # request up to the end of task_func.
+    answers: dict[bytes, Callable[[int], tuple[int, int]]] = {}
 
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
         if fields is None:
             # Decode a copy: offsets in errors count from the start of the body.
             protocol.decode_request(buffer[start:end])
-            log.write(INFO, "Received shutdown request.")
+            log.write(_INFO, "Received shutdown request.")
             return
         task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
+        task = address + task_at
+        context = address + ctx_at
+        inputs = address + inputs_at
         if inputs_size == 0:
             # The inputs of a cleanup task have zero bytes, which Rust packages refuse.
-            inputs_at, inputs_size = _EMPTY_PAYLOAD_AT, 4
+            inputs = ctypes.addressof(empty_payload)
+            inputs_size = ctypes.sizeof(empty_payload)
+        _set_views(views, 0, task, task_size, context, ctx_size, inputs, inputs_size)
         key = buffer[start : task_at + task_size]
+        state.request = key
+        if log.level >= _DEBUG:
+            log.write(_DEBUG, "Task starts.", **state.task_fields())
 
         started = time.monotonic_ns()
+        outcome = "success"
         try:
-            call = calls.get(key)
-            if call is None:
-                call = _find_call(key, manager, process, arguments)
-                if len(calls) < _CALLS_MAX and len(key) <= _KEY_SIZE_MAX:
-                    calls[key] = call
-            _set_views(
-                views,
-                0,
-                address + task_at,
-                task_size,
-                address + ctx_at,
-                ctx_size,
-                address + inputs_at,
-                inputs_size,
-            )
-            process.call = call
-            process.running = True
-            result = call()
-            process.running = False
-            # Through the named function, too: an invalid pointer crashes here, and a damaged heap in `_free`.
-            data = call(read_outputs, (result,))
+            answer = answers.get(key)
+            if answer is None:
+                answer = _find_task(key, channel, manager, state)
+                if len(answers) < _TASKS_MAX and len(key) <= _KEY_SIZE_MAX:
+                    answers[key] = answer
+            elapsed_us, size = answer(started)
         except ExecutorError as error:
-            process.running = False
-            data = error.encode()
-            if len(data) > RESPONSE_DATA_MAX:
-                data = _too_large("an error", len(data)).encode()
-            channel.send(FAILURE, data, _elapsed_us(started))
-        else:
-            channel.send(SUCCESS, data, _elapsed_us(started))
-            call(_free, (result,))
-        if log.level >= DEBUG:
+            outcome = error.variant
+            elapsed_us, size = _send_failure(channel, error, started)
+        if log.level >= _DEBUG:
             log.write(
-                DEBUG,
-                "Request answered.",
-                task=process.call_name(),
-                response_size=len(data),
+                _DEBUG,
+                "Task ended.",
+                **state.task_fields(),
+                outcome=outcome,
+                elapsed_us=elapsed_us,
+                response_size=size,
             )
 
 
-def _find_call(
-    key: bytes,
-    manager: TdlPackageManager,
-    process: _Process,
-    arguments: tuple[Any, ...],
-) -> Callable[..., Any]:
-    """Return a function that calls the task with `arguments`. Load its package if needed. Raises ExecutorError."""
-    package, task, _ = protocol.decode_names(key, 0, len(key))
-    process.call = _named_call(f"{package} (loading)", manager.load, (package,))
-    process.running = True
-    loaded = process.call()
-    if os.getpid() != process.pid:
-        # A child that returns from a constructor or from init must not run the task, too.
-        raise ChildProcessError
-    return _named_call(f"{package}::{task}", loaded.call, arguments)
+def _find_task(
+    key: bytes, channel: _Channel, manager: TdlPackageManager, state: _State
+) -> Callable[[int], tuple[int, int]]:
+    """Return the function that answers requests for a task.
+
+    Load its package if needed. Raises ExecutorError.
+    """
+    name, task, _ = protocol.decode_names(key, 0, len(key))
+    package = manager.loaded.get(name)
+    if package is None:
+        load = _named(_load, f"{name} (loading)")
+        package = load(name, manager, state)
+    arguments = tuple(state.views)
+    return _named(
+        _answer, f"{name}::{task}", package.execute, arguments, channel, state
+    )
+
+
+def _load(name: str, manager: TdlPackageManager, state: _State) -> TdlPackage:
+    """Load a package. The copy that is called is named after the package."""
+    state.is_running = True
+    state.is_loading = True
+    try:
+        package = manager.load(name)
+    except ExecutorError as error:
+        message = "A package cannot be loaded."
+        state.log.write(_WARN, message, package=name, err=error)
+        raise
+    finally:
+        state.is_running = False
+        state.is_loading = False
+    if package.name != name:
+        message = "A package declares another name."
+        state.log.write(_WARN, message, package=name, declared=package.name)
+    return package
+
+
+def _answer(
+    started: int, execute: Any, arguments: Any, channel: _Channel, state: _State
+) -> tuple[int, int]:
+    """Call a task, send its outputs, and free them.
+
+    Each task has a copy of this function that is named after it. So whatever crashes
+    here is reported under its name, an invalid pointer and a damaged heap included.
+    Returns the elapsed time in microseconds and the size of the outputs in bytes.
+    Raises ExecutorError if the task failed.
+    """
+    state.is_running = True
+    result = execute(*arguments)
+    state.is_running = False
+    is_error, pointer, size = _unpack_result(result)
+    if is_error:
+        raise _package_error("TaskError", pointer, size)
+    outputs = _outputs(pointer, size)
+    elapsed_us = _elapsed_us(started)
+    channel.send(SUCCESS, outputs, elapsed_us)
+    _free(pointer, size)
+    return elapsed_us, size
+
+
+def _send_failure(
+    channel: _Channel, error: ExecutorError, started: int
+) -> tuple[int, int]:
+    """Send an error. Returns the elapsed time in microseconds and its size in bytes."""
+    data = error.encode()
+    if len(data) > protocol.RESPONSE_DATA_MAX:
+        data = _too_large("an error", len(data)).encode()
+    elapsed_us = _elapsed_us(started)
+    channel.send(FAILURE, data, elapsed_us)
+    return elapsed_us, len(data)
+
+
+def _named(function: Any, name: str, *defaults: object) -> Any:
+    """Copy a function under a name that crash reports show."""
+    # faulthandler shows 500 characters of a name.
+    code = function.__code__.replace(co_name=name[:400])
+    return FunctionType(code, globals(), name, defaults)
 
 
 def _elapsed_us(started: int) -> int:
-    """Return the microseconds since `started`, rounded. The clock of a virtual machine can step back: that gives 0."""
-    return max(0, (time.monotonic_ns() - started + 500) // 1000)
+    """Return the microseconds since `started`, rounded."""
+    elapsed = time.monotonic_ns() - started
+    # The clock of a virtual machine can step back.
+    return max(0, (elapsed + 500) // 1000)
 
 
-def _too_large(what: str, size: int) -> ExecutorError:
-    """The error that replaces a response of more than 8 MiB."""
-    text = f"the task returned {what} of {size} bytes; a response holds at most {RESPONSE_DATA_MAX}"
-    return ExecutorError("TaskError", TdlError("SerializationError", text))
-
-
-# -------------------------------------------------------------------------------------------------------------- channel
+# ---------------------------------------------------------------------------- channel
 
 _FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
-# The empty payload: four zero bytes after the space for one frame.
-_EMPTY_PAYLOAD_AT = _FRAME_MAX
 # Up to this size, data is copied so that a response is one write.
 _COPY_MAX = 32 << 10
-_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
-_PIPE_SIZE, _LARGE_PIPE_SIZE = 64 << 10, 256 << 10
+_PIPE_SIZE = 64 << 10
+_LARGE_PIPE_SIZE = 256 << 10
+# fcntl.h of Linux. The module fcntl has these names since CPython 3.10 only.
+_F_SETPIPE_SZ = 1031
+_F_GETPIPE_SZ = 1032
 
 
-class Channel:
-    """The pipes to the parent, and the buffer for requests. Raises OSError, RuntimeError, MemoryError."""
+class _Channel:
+    """The pipes to the parent, and the buffer for requests.
 
-    def __init__(self, pid: int) -> None:
+    `pid` is that of the executor: a child that it has not started must not answer.
+    Raises OSError, MemoryError.
+    """
+
+    def __init__(self, input_fd: int, output_fd: int, pid: int) -> None:
+        self._input_fd = input_fd
+        self._output_fd = output_fd
         self._pid = pid
-        for fd, name in enumerate(("stdin", "stdout")):
-            if not _is_inherited(fd):
-                raise RuntimeError(
-                    f"{name} is closed; expected a pipe from the execution manager"
-                )
-        self.input_fd, self.output_fd = _duplicate_high(0), _duplicate_high(1)
-        os.set_blocking(self.input_fd, True)
-        os.set_blocking(self.output_fd, True)
-        # Tasks get a stdin that is at its end, and stderr as their stdout.
-        reading, writing = os.pipe()
-        os.dup2(reading, 0)
-        os.dup2(2, 1)
-        os.close(reading)
-        os.close(writing)
-        # Zeros at a page boundary, where the kernel copies faster. Pages take no memory before they are used.
-        memory = _libc.calloc(c_size_t(_FRAME_MAX + 8192), c_size_t(1))
+        os.set_blocking(input_fd, True)
+        os.set_blocking(output_fd, True)
+        # Memory at a page boundary, from which the kernel copies faster. Pages take
+        # no memory before they are used.
+        _libc.calloc.restype = c_void_p
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), c_size_t(1))
         if not memory:
             raise MemoryError("there is no memory for the largest frame")
         self.address: int = (memory | 4095) + 1
-        self.buffer: Any = (c_char * (_FRAME_MAX + 4)).from_address(self.address)
+        self.buffer: Any = (c_char * _FRAME_MAX).from_address(self.address)
 
     def bodies(self) -> Iterator[tuple[int, int]]:
-        """Yield where each body starts and ends in the buffer, until stdin ends. Raises ProtocolError, OSError."""
-        view = memoryview(self.buffer).cast("B")[:_FRAME_MAX]
+        """Yield where each body starts and ends in the buffer, until stdin ends.
+
+        A body stays valid until the next one is asked for. Raises ProtocolError,
+        OSError.
+        """
+        view = memoryview(self.buffer).cast("B")
         whole = [view]
-        start, filled, is_enlarged = 0, 0, False
+        # The bytes from `start` to `filled` were read and not yielded yet.
+        start = 0
+        filled = 0
         while True:
             if filled - start >= protocol.FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
@@ -351,42 +499,36 @@ class Channel:
                     if start == filled:
                         start = filled = 0
                     continue
-                if end - start > _PIPE_SIZE and not is_enlarged:
-                    is_enlarged = True
-                    _enlarge_pipe(self.input_fd)
+                if end - start > _PIPE_SIZE:
+                    _enlarge_pipe(self._input_fd)
             if start:
-                # Move an incomplete frame to the start of the buffer, where every frame fits.
+                # Move an incomplete frame to the start, where every frame fits.
                 view[: filled - start] = view[start:filled]
-                start, filled = 0, filled - start
-            count = os.readv(self.input_fd, [view[filled:]] if filled else whole)
+                filled -= start
+                start = 0
+            count = os.readv(self._input_fd, [view[filled:]] if filled else whole)
             if count == 0:
-                if filled:
-                    raise protocol.TruncatedError(
-                        f"expected the rest of a frame, found the end after {filled} bytes"
-                    )
-                return
+                if filled == 0:
+                    return
+                raise protocol.TruncatedError(
+                    f"expected the rest of a frame, found the end after {filled} bytes"
+                )
             filled += count
 
     def send(self, outcome_tag: int, data: bytes | memoryview, elapsed_us: int) -> None:
-        """Write a response. Raises OSError, and ChildProcessError in a child of the executor, which must not answer."""
+        """Write a response. Raises OSError, and _ForkedChild in a child."""
         if os.getpid() != self._pid:
-            raise ChildProcessError
+            raise _ForkedChild
         size = len(data)
-        parts = [
-            protocol.response_head(outcome_tag, size),
-            data,
-            protocol.response_tail(elapsed_us),
-        ]
+        head = protocol.response_head(outcome_tag, size)
+        tail = protocol.response_tail(elapsed_us)
+        parts = [head, data, tail]
         if size <= _COPY_MAX:
-            frame = b"".join(parts)
-            count = os.write(self.output_fd, frame)
-            if count == len(frame):
-                return
-            parts = [frame[count:]]
+            parts = [b"".join(parts)]
         elif size > _PIPE_SIZE:
-            _enlarge_pipe(self.output_fd)
+            _enlarge_pipe(self._output_fd)
         while parts:
-            count = os.writev(self.output_fd, parts)
+            count = os.writev(self._output_fd, parts)
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
             if count:
@@ -394,44 +536,17 @@ class Channel:
 
 
 def _enlarge_pipe(fd: int) -> None:
-    """Enlarge a pipe of the default size. Do it only for large frames: all pipes of a user share a small budget."""
+    """Enlarge a pipe of the default size.
+
+    Only large frames need this, and all pipes of a user share a small budget.
+    """
     if _libc.fcntl(fd, _F_GETPIPE_SZ) == _PIPE_SIZE:
         _libc.fcntl(fd, _F_SETPIPE_SZ, _LARGE_PIPE_SIZE)
 
 
-def _is_inherited(fd: int) -> bool:
-    """False if fd was closed at start, even if a library has opened a file with this number since."""
-    try:
-        return os.get_inheritable(fd)
-    except OSError:
-        return False
-
-
-def _duplicate_high(fd: int) -> int:
-    """Duplicate a descriptor to a high number, which tasks are unlikely to close. Raises OSError."""
-    limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
-    return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
-
-
-def _take_stderr() -> int:
-    """Return a private descriptor for the logs. If stderr is closed, fd 2 becomes /dev/null. Raises OSError."""
-    if not _is_inherited(2):
-        null = os.open(os.devnull, os.O_RDWR)
-        if null != 2:
-            os.dup2(null, 2)
-            os.close(null)
-        os.set_inheritable(2, True)
-    return _duplicate_high(2)
-
-
-# ------------------------------------------------------------------------------------------------------------- packages
-
-# The version of the package ABI is the version of Spider's executor.
-_ABI_VERSION = (0, 1, 0)
-# A longer name means that the package did not set the length.
-_DECLARED_NAME_MAX = 64 << 10
-# The end of a longer error text is cut off on its way to the user.
-_ERROR_TEXT_MAX = 450
+# --------------------------------------------------------------------------- packages
+#
+# The package ABI. Structures are passed and returned by value.
 
 
 class _Version(ctypes.Structure):
@@ -447,317 +562,374 @@ class _Result(ctypes.Structure):
     _fields_ = [("is_error", c_uint8), ("pointer", c_void_p), ("length", c_size_t)]
 
 
-# Package memory of any size. Slice it to the length that the package returned.
-_Memory: Any = c_char * (1 << 40)
+# The three fields of a _Result, with the padding of the platform.
+_unpack_result = Struct("BPN").unpack_from
+
+# The symbol and the signature of each function. The package owns the memory of its
+# name. The buffer of a _Result comes from malloc, and the executor frees it. Views
+# that are passed to `execute` are valid during the call.
+_GET_VERSION = (b"__spider_tdl_package_get_version", CFUNCTYPE(_Version))
+_GET_NAME = (b"__spider_tdl_package_get_name", CFUNCTYPE(_View))
+# A package need not have this one.
+_INIT = (b"__spider_tdl_package_init", CFUNCTYPE(_Result))
+# The arguments are the task's name, raw_ctx and raw_inputs.
+_EXECUTE = (
+    b"__spider_tdl_package_execute",
+    CFUNCTYPE(_Result, _View, _View, _View),
+)
+
+# The version of the package ABI is the version of Spider's executor.
+_ABI_VERSION = (0, 1, 0)
+# A longer name means that the package did not set the length.
+_DECLARED_NAME_MAX = 64 << 10
+
+_libc.dlopen.argtypes = [c_char_p, ctypes.c_int]
+_libc.dlopen.restype = c_void_p
+_libc.dlsym.argtypes = [c_void_p, c_char_p]
+_libc.dlsym.restype = c_void_p
+_libc.dlclose.argtypes = [c_void_p]
+_libc.dlerror.argtypes = []
+_libc.dlerror.restype = c_char_p
+_libc.free.argtypes = [c_void_p]
+_libc.free.restype = None
 
 
 class TdlPackageManager:
-    """The packages of one directory. Each is loaded when it is first requested, and stays loaded."""
+    """The packages of one directory.
+
+    Each is loaded when it is first requested, and stays loaded. `loaded` has the
+    packages by the names that they were requested under.
+    """
 
     def __init__(self, package_dir: Path) -> None:
-        self._package_dir = os.path.abspath(os.fsencode(package_dir))
-        self._by_name: dict[str, TdlPackage] = {}
+        # A relative path belongs to the directory in which the process was started.
+        try:
+            start = os.getcwdb()
+        except OSError:
+            start = b"/(the working directory is gone)"
+        self._package_dir = os.path.join(start, os.fsencode(package_dir))
+        self.loaded: dict[str, TdlPackage] = {}
         self._by_file: dict[bytes, TdlPackage] = {}
 
     def load(self, name: str) -> TdlPackage:
-        """Return the package in `<package_dir>/<name>/lib<name>.so`. Load it if needed. Raises ExecutorError.
+        """Return the package in `<package_dir>/<name>/lib<name>.so`.
 
-        Names that lead to one real path are one package. After a failure, the next request tries again.
+        Load it if needed. Names that lead to one real path are one package. After a
+        failure, the next request tries again. Raises ExecutorError.
         """
-        if name in self._by_name:
-            return self._by_name[name]
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise _invalid_library(
-                f"expected a package name without / or NUL, found {name[:20]!a}",
-                self._package_dir,
-            )
+            rule = "it is empty, '.' or '..', or it contains '/' or NUL"
+            problem = f"{name[:20]!a} cannot be the name of a package: {rule}"
+            raise _invalid_library(problem, self._package_dir)
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
         if file not in self._by_file:
-            self._by_file[file] = TdlPackage(
-                path, {package.name for package in self._by_file.values()}
-            )
-        self._by_name[name] = self._by_file[file]
-        return self._by_file[file]
-
-    def execute(self, request: protocol.Execute) -> protocol.Result:
-        """Run a task in this process, for debuggers and tests. A task that crashes ends the process."""
-        started = time.monotonic_ns()
-        parts = (
-            request.task_func.encode(),
-            request.raw_ctx,
-            request.raw_inputs or protocol.encode_payload([]),
-        )
-        try:
-            call = self.load(request.package).call
-            result = call(
-                *(
-                    _View(ctypes.cast(c_char_p(part), c_void_p), len(part))
-                    for part in parts
-                )
-            )
-            outputs = bytes(read_outputs(result))
-        except ExecutorError as error:
-            return protocol.Result(
-                protocol.Failure(error.encode()), _elapsed_us(started)
-            )
-        _free(result)
-        return protocol.Result(protocol.Success(outputs), _elapsed_us(started))
+            taken = {package.name for package in self._by_file.values()}
+            self._by_file[file] = TdlPackage(path, taken)
+        self.loaded[name] = self._by_file[file]
+        return self.loaded[name]
 
 
 class TdlPackage:
-    """A loaded package: the `name` that it declares, which must not be in `taken`, and its native function `call`."""
+    """A loaded package.
+
+    `name` is the name that it declares, which must not be in `taken`. `execute` is its
+    native function. Raises ExecutorError.
+    """
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
+        self._pid = os.getpid()
         _check_elf(path)
+        self._library = _libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
+        self._check_pid()
+        if self._library is None:
+            raise self._loader_error()
         try:
-            self._library = ctypes.CDLL(os.fsdecode(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise _invalid_library(error, path) from None
-        try:
-            found = self._function("get_version", _Version)()
+            version = self._call(_GET_VERSION)
             # The major number of this executor is 0, so major and minor must match.
-            if (found.major, found.minor) != _ABI_VERSION[:2]:
-                raise ExecutorError(
-                    "IncompatibleVersion",
-                    (found.major, found.minor, found.patch, *_ABI_VERSION),
-                )
-            view = self._function("get_name", _View)()
-            if view.length and (not view.pointer or view.length > _DECLARED_NAME_MAX):
-                raise _invalid_library(
-                    f"the declared name has {view.length} bytes at address {view.pointer}",
-                    path,
-                )
-            try:
-                self.name = bytes(_memory(view)).decode()
-            except UnicodeDecodeError as error:
-                raise ExecutorError(
-                    "InvalidUtf8", _with_path(f"the declared name: {error}", path)
-                ) from None
+            if (version.major, version.minor) != _ABI_VERSION[:2]:
+                found = (version.major, version.minor, version.patch)
+                raise ExecutorError("IncompatibleVersion", found + _ABI_VERSION)
+            self.name = self._declared_name()
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
         except ExecutorError:
-            _libc.dlclose(c_void_p(self._library._handle))
+            _libc.dlclose(self._library)
             raise
-        # From here on the library stays loaded, even after an error: threads and handlers of the package may be in it.
-        if (
-            _libc.dlsym(c_void_p(self._library._handle), b"__spider_tdl_package_init")
-            is not None
-        ):
-            result = self._function("init", _Result)()
-            if result.is_error:
-                raise _package_error("PackageInitError", result)
-            _free(result)
-        self.call = self._function("execute", _Result, _View, _View, _View)
+        # From here on the library stays loaded, even after an error: threads and
+        # handlers of the package may be in it.
+        if _libc.dlsym(self._library, _INIT[0]) is not None:
+            is_error, pointer, size = _unpack_result(self._call(_INIT))
+            if is_error:
+                raise _package_error("PackageInitError", pointer, size)
+            _free(pointer, size)
+        self.execute = self._function(_EXECUTE)
 
-    def _function(self, name: str, restype: Any, *argtypes: Any) -> Any:
+    def _declared_name(self) -> str:
+        view = self._call(_GET_NAME)
+        size = view.length
+        if size and (not view.pointer or size > _DECLARED_NAME_MAX):
+            problem = f"the declared name has {size} bytes at address {view.pointer}"
+            raise _invalid_library(problem, self._path)
         try:
-            function = self._library[f"__spider_tdl_package_{name}"]
-        except (AttributeError, UnicodeDecodeError) as error:
-            raise _invalid_library(error, self._path) from None
-        function.restype, function.argtypes = restype, argtypes
-        return function
+            return str(_read_memory(view.pointer, size), "utf-8")
+        except UnicodeDecodeError as error:
+            text = _with_path(f"the declared name: {error}", self._path)
+            raise ExecutorError("InvalidUtf8", text) from None
+
+    def _call(self, function: tuple[bytes, Any]) -> Any:
+        result = self._function(function)()
+        self._check_pid()
+        return result
+
+    def _function(self, function: tuple[bytes, Any]) -> Any:
+        symbol, function_type = function
+        address = _libc.dlsym(self._library, symbol)
+        if address is None:
+            raise self._loader_error()
+        return function_type(address)
+
+    def _check_pid(self) -> None:
+        # A child that was forked while loading must neither go on nor answer.
+        if os.getpid() != self._pid:
+            raise _ForkedChild
+
+    def _loader_error(self) -> ExecutorError:
+        # The text is bytes, as the path is: the locale has no part in it.
+        return _invalid_library(_show(_libc.dlerror()), self._path)
 
 
-def read_outputs(result: Any) -> memoryview | bytes:
-    """Return the outputs of a task. The caller frees the result, unless this raises ExecutorError."""
-    if result.is_error:
-        raise _package_error("TaskError", result)
-    size = result.length
-    if size and not result.pointer:
+def _outputs(pointer: int | None, size: int) -> bytes | memoryview:
+    """Return the outputs of a task. The caller frees them, unless this raises."""
+    if size and not pointer:
         text = f"the task returned {size} bytes of outputs at a NULL pointer"
         raise ExecutorError("TaskError", TdlError("SerializationError", text))
-    if size > RESPONSE_DATA_MAX:
-        _free(result)
+    if size > protocol.RESPONSE_DATA_MAX:
+        _free(pointer, size)
         raise _too_large("outputs", size)
-    return _memory(result)
+    return _read_memory(pointer, size)
 
 
-def _package_error(kind: str, result: Any) -> ExecutorError:
+def _too_large(what: str, size: int) -> ExecutorError:
+    """Return the error that replaces a response of more than 8 MiB."""
+    limit = protocol.RESPONSE_DATA_MAX
+    text = f"the task returned {what} of {size} bytes; a response holds at most {limit}"
+    return ExecutorError("TaskError", TdlError("SerializationError", text))
+
+
+def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorError:
     """Decode and free the error that a package returned."""
-    data = _memory(result) if result.pointer else b""
+    data = _read_memory(pointer, size) if pointer else b""
     try:
-        return ExecutorError(kind, protocol.decode_tdl_error(data)[0])
+        return ExecutorError(variant, protocol.decode_tdl_error(data)[0])
     except ProtocolError as error:
-        text = f"the package returned an error of {len(data)} bytes that is not a TdlError: {error}"
+        found = f"an error of {len(data)} bytes that is not a TdlError"
+        text = f"the package returned {found}: {error}"
         return ExecutorError("ErrorPayloadDeserializationFailure", text)
     finally:
-        _free(result)
+        _free(pointer, size)
 
 
-def _free(result: Any) -> None:
-    """Free the buffer of a _Result. Length 0 means that there is none, whatever the pointer is."""
-    if result.length:
-        _libc.free(result.pointer)
+# Memory of any size. Slice it to the size that the package returned.
+_Memory: Any = c_char * (1 << 40)
 
 
-def _memory(view: Any) -> bytes | memoryview:
-    """The memory of a _View or a _Result, copied if it is small. If the length is 0, the pointer may be invalid."""
-    if not view.length:
+def _read_memory(pointer: int | None, size: int) -> Any:
+    """Return native memory, copied if it is small.
+
+    If the size is 0, the pointer may be invalid.
+    """
+    if size == 0:
         return b""
-    memory = _Memory.from_address(view.pointer)
-    return (
-        bytes(memory[: view.length])
-        if view.length <= _COPY_MAX
-        else memoryview(memory).cast("B")[: view.length]
-    )
+    memory = _Memory.from_address(pointer)
+    if size <= _COPY_MAX:
+        return memory[:size]
+    return memoryview(memory).cast("B")[:size]
 
 
-# https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html: magic, class, byte order | machine | offsets of the
-# program headers and of the section headers | number of program headers | size and number of section headers.
-_ELF_HEADER = Struct("<6s12xH12xQQ8xHHH2x")
-_ELF_SEGMENT = Struct("<I4xQ40x")
+def _free(pointer: int | None, size: int) -> None:
+    """Free the buffer of a _Result. Size 0 means that there is none."""
+    if size:
+        _libc.free(pointer)
+
+
+# https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
+# Header: magic, class and byte order; machine; where the segments are; how many.
+_ELF_HEADER = Struct("<6s12xH12xQ16xH")
+# Segment: type, offset and size in the file.
+_ELF_SEGMENT = Struct("<I4xQ16xQ16x")
 _PT_LOAD = 1
-_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+# 64 bits, little-endian.
+_ELF_MAGIC = b"\x7fELF\2\1"
+# For the machine and the size of a pointer in bytes.
+_ELF_MACHINES = {("x86_64", 8): 62, ("aarch64", 8): 183}
 
 
 def _check_elf(path: bytes) -> None:
-    """Refuse files that would block or crash the loader, or get a misleading message. Raises ExecutorError."""
+    """Refuse files for which the loader would block, crash, or mislead.
+
+    The loader reports everything else. Raises ExecutorError.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise _invalid_library("not a regular file", path)
+    machine = os.uname().machine
+    expected = _ELF_MACHINES.get((machine, ctypes.sizeof(c_void_p)))
     try:
         with open(path, "rb") as file:
-            header, machine = file.read(_ELF_HEADER.size), os.uname().machine
-            if (
-                len(header) < _ELF_HEADER.size
-                or not header.startswith(b"\x7fELF")
-                or machine not in _ELF_MACHINES
-            ):
+            size = os.fstat(file.fileno()).st_size
+            header = file.read(_ELF_HEADER.size)
+            is_elf = len(header) == _ELF_HEADER.size and header.startswith(b"\x7fELF")
+            if not is_elf or expected is None:
                 return
-            magic, found, segments_at, sections_at, segments, section_size, sections = (
-                _ELF_HEADER.unpack(header)
-            )
-            if magic[4:] != b"\2\1" or found != _ELF_MACHINES[machine]:
-                raise _invalid_library(
-                    f"built for another machine; this one is {machine}", path
-                )
-            # Section headers come last in a library.
-            size, end = os.path.getsize(path), sections_at + section_size * sections
-            if end > size:
-                raise _invalid_library(
-                    f"file cut short: expected {end} bytes, found {size}", path
-                )
+            magic, found, segments_at, count = _ELF_HEADER.unpack(header)
+            if magic != _ELF_MAGIC or found != expected:
+                problem = f"built for another machine; this one is {machine}"
+                raise _invalid_library(problem, path)
             file.seek(segments_at)
-            table = file.read(_ELF_SEGMENT.size * segments)
-            loaded = [
-                offset
-                for kind, offset in _ELF_SEGMENT.iter_unpack(table)
-                if kind == _PT_LOAD
-            ]
-    except (OSError, ValueError, OverflowError, StructError):
+            table = file.read(count * _ELF_SEGMENT.size)
+    except (OSError, ValueError):
         return  # The loader says why.
-    # Linkers put the first page of the file into the first segment. Without it, the loader can crash.
-    if loaded and loaded[0] >= 4096:
-        raise _invalid_library("damaged file: no segment has its first page", path)
+    ends = [segments_at + count * _ELF_SEGMENT.size]
+    whole = len(table) - len(table) % _ELF_SEGMENT.size
+    for kind, offset, length in _ELF_SEGMENT.iter_unpack(table[:whole]):
+        if kind == _PT_LOAD:
+            ends.append(offset + length)
+    if max(ends) > size:
+        problem = f"file cut short: expected {max(ends)} bytes, found {size}"
+        raise _invalid_library(problem, path)
 
 
-def _invalid_library(problem: str | Exception, path: bytes) -> ExecutorError:
-    # Before CPython 3.13, ctypes cannot decode a message with a path that is not UTF-8.
-    message = (
-        problem.object
-        if isinstance(problem, UnicodeDecodeError)
-        else os.fsencode(str(problem))
-    )
-    return ExecutorError(
-        "InvalidLibrary", _with_path(message.decode("utf-8", "backslashreplace"), path)
-    )
+# The end of a longer error text is cut off on its way to the user. These parts of it
+# are for the cause, for one word of the cause, and for the end of the path.
+_ERROR_TEXT_MAX = 450
+_CAUSE_MAX = 250
+_WORD_MAX = 120
+_PATH_MAX = 190
+
+
+def _invalid_library(problem: str, path: bytes) -> ExecutorError:
+    return ExecutorError("InvalidLibrary", _with_path(problem, path))
 
 
 def _with_path(problem: str, path: bytes) -> str:
-    """Return an error text with the path. If it is too long, put the problem first and cut the start of the path."""
-    shown = path.decode("utf-8", "backslashreplace")
+    """Return an error text with the path.
+
+    If that is too long, put the cause first, and cut the start of the path.
+    """
+    shown = _show(path)
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
-    # A message of the loader ends with the cause.
-    problem = (
-        problem.replace(f"{shown}: ", "")
-        .replace(shown, "this library")
-        .encode()[-250:]
-        .decode("utf-8", "ignore")
-    )
-    return f"{problem}: ...{shown.encode()[-190:].decode('utf-8', 'ignore')}"
+    cause = problem.replace(f"{shown}: ", "").replace(shown, "this library")
+    # The name of a symbol can be long, and the cause can come after it.
+    words = [
+        word if len(word) <= _WORD_MAX else f"{word[:_WORD_MAX]}..."
+        for word in cause.split(" ")
+    ]
+    start = " ".join(words).encode()[:_CAUSE_MAX].decode("utf-8", "ignore")
+    end = shown.encode()[-_PATH_MAX:].decode("utf-8", "ignore")
+    return f"{start}: ...{end}"
 
 
-# --------------------------------------------------------------------------------------------------------------- guards
+def _show(data: bytes) -> str:
+    """Decode a path or a message, in which bytes can be outside UTF-8."""
+    return data.decode("utf-8", "backslashreplace")
 
-_ExitHandler = ctypes.CFUNCTYPE(None, c_void_p)
+
+# ----------------------------------------------------------------------------- guards
+
+_ExitHandler = CFUNCTYPE(None, c_void_p)
+# Each thread that calls `exit` takes one registered handler, so there must be one for
+# each of many threads that exit together.
+_EXIT_HANDLERS = 64
+# RLIMIT_STACK, the default size, can be as large as the limit on all memory.
+_WATCHDOG_STACK_SIZE = 256 << 10
 
 
-def guard(process: _Process, output_fd: int) -> None:
-    """Set up the crash report, the exit handler and the watchdog. Call this before a package is loaded."""
-    faulthandler.enable(process.log.fd)
+def _guard(state: _State, output_fd: int) -> None:
+    """Set up crash reports, the exit handler and the watchdog.
+
+    Call this before a package is loaded.
+    """
+    # The C stack is named with the loader's help. If the main thread is in the loader,
+    # that never ends.
+    options: Any = {"c_stack": False} if sys.version_info >= (3, 14) else {}
+    faulthandler.enable(state.log.fd, **options)
+
     # ctypes needs the object for as long as libc may call it.
-    process.exit_handler = _ExitHandler(lambda _: _at_exit(process))
-    _libc.__cxa_atexit(process.exit_handler, None, None)
-    # The watchdog inherits the mask: it must not get signals that are meant for the threads of tasks.
+    state.exit_handler = _ExitHandler(lambda _: _at_exit(state))
+    for _ in range(_EXIT_HANDLERS):
+        _libc.__cxa_atexit(state.exit_handler, None, None)
+
+    # The watchdog inherits the mask: signals are for the threads of tasks.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-    polling = _thread.allocate_lock()
-    polling.acquire()
-    _thread.start_new_thread(_watch, (process, output_fd, polling))
-    # Wait until it polls: if a task forks while the watchdog holds Python's lock, the child can never get the lock.
-    polling.acquire()
+    is_polling = _thread.allocate_lock()
+    is_polling.acquire()
+    _thread.stack_size(_WATCHDOG_STACK_SIZE)
+    _thread.start_new_thread(_watch, (state, output_fd, is_polling))
+    # Wait until it polls: if a task forks while the watchdog holds Python's lock, the
+    # child can never get the lock.
+    is_polling.acquire()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
-def _named_call(
-    name: str, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Callable[..., Any]:
-    """Return a function with this name, which crash reports show. It calls `function` with `arguments`."""
-    name = name[:400]
-    code = (lambda function, arguments: function(*arguments)).__code__
-    return FunctionType(
-        code.replace(co_name=name), globals(), name, (function, arguments)
-    )
+def _at_exit(state: _State) -> None:
+    """End the process with 1 if native code has called `exit`.
 
-
-def _at_exit(process: _Process) -> None:
-    """End the process with 1 if native code has called `exit`, which must not look like a clean end."""
-    if process.ending or os.getpid() != process.pid:
-        return
+    That must not look like a clean end. In a signal handler, whatever is outside the
+    `try` can raise.
+    """
+    is_clean = False
     try:
-        process.log.write(ERROR, "Native code called exit.", task=process.call_name())
+        is_clean = state.is_ending or os.getpid() != state.pid
+        if not is_clean:
+            fields = state.task_fields()
+            state.log.write(_ERROR, "Native code called exit.", **fields)
     finally:
-        os._exit(EXIT_FAILURE)
+        if not is_clean:
+            os._exit(_EXIT_FAILURE)
 
 
-def _watch(process: _Process, output_fd: int, polling: _thread.LockType) -> None:
-    """End the process if nobody reads its stdout while a task or an exit handler runs."""
-    log_fd = process.log.fd
-    broken, writable = select.poll(), select.poll()
+def _watch(state: _State, output_fd: int, is_polling: _thread.LockType) -> None:
+    """End the process if nobody reads its stdout while a task or its end runs."""
+    log_fd = state.log.fd
+    broken = select.poll()
+    writable = select.poll()
     # Events 0: poll reports only errors and hang-ups.
     broken.register(output_fd, 0)
     broken.register(log_fd, 0)
     writable.register(log_fd, select.POLLOUT)
-    polling.release()
+    is_polling.release()
     while True:
         try:
             for fd, _ in broken.poll():
                 if fd == log_fd:
                     _discard_prints(log_fd)
                     broken.unregister(log_fd)
-                elif process.ending:
-                    time.sleep(2.0)  # Exit handlers may take this long.
-                    os._exit(EXIT_FAILURE)
-                elif process.running:
+                elif state.is_ending:
+                    # Exit handlers may take this long.
+                    time.sleep(2.0)
+                    os._exit(_EXIT_FAILURE)
+                elif state.is_running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):
-                        process.log.write(
-                            ERROR,
-                            "The parent is gone while a task runs.",
-                            task=process.call_name(),
-                        )
-                    os._exit(EXIT_FAILURE)
+                        message = "The parent is gone while a task runs."
+                        state.log.write(_ERROR, message, **state.task_fields())
+                    os._exit(_EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
         time.sleep(0.1)
 
 
 def _discard_prints(log_fd: int) -> None:
-    """Replace the broken log pipe by /dev/null wherever it is still open. Otherwise the next print can end a task."""
-    pipe, null = os.fstat(log_fd), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    """Replace the broken log pipe by /dev/null wherever it is still open.
+
+    Otherwise the next print can end a task.
+    """
+    pipe = os.fstat(log_fd)
+    null = _open_null()
     for fd in (1, 2, log_fd):
         try:
             if os.path.samestat(os.fstat(fd), pipe):
@@ -767,40 +939,53 @@ def _discard_prints(log_fd: int) -> None:
     os.close(null)
 
 
-# ----------------------------------------------------------------------------------------------------------------- logs
+# ------------------------------------------------------------------------------- logs
 
 _LEVEL_NAMES = ("OFF", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
-OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
+_ERROR = 1
+_WARN = 2
+_INFO = 3
+_DEBUG = 4
 _LOG_TARGET = "spider_task_executor"
-# The manager drops lines of more than 64 KiB. An escaped character takes at most 12 bytes.
+# The manager drops lines of more than 64 KiB. An escaped character takes at most 12
+# bytes.
 _LOG_TEXT_MAX = 2000
 
 
-def parse_log_filter(text: str) -> tuple[int, list[str]]:
-    """Read RUST_LOG. Return the level for this program and the directives that cannot be parsed."""
+def _parse_log_filter(text: str) -> tuple[int, list[str]]:
+    """Read RUST_LOG.
+
+    Returns the level for this program and the directives that cannot be parsed.
+    """
     levels = {name.lower(): level for level, name in enumerate(_LEVEL_NAMES)}
-    levels.update((str(level), level) for level in range(6))
-    level, longest, unreadable = ERROR, -1, []
+    levels.update((str(level), level) for level in range(len(_LEVEL_NAMES)))
+    level = _ERROR
+    longest = -1
+    unreadable = []
     for directive in filter(None, map(str.strip, text.split(","))):
+        if not {*"[]{}"}.isdisjoint(directive):
+            continue  # A span, for a Rust package that reads the same variable.
         target, equals, name = (part.strip() for part in directive.partition("="))
-        if not equals:
-            target, name = (
-                ("", target) if target.lower() in levels else (target, "trace")
-            )
-        # "=debug" lacks a target; "debug" needs none.
-        is_target = (
-            target.translate({ord(mark): "x" for mark in "_-:"}).isalnum()
-            if target
-            else not equals
-        )
-        if name.lower() not in levels or not is_target:
+        if not equals and target.lower() in levels:
+            target, name = "", target
+        elif not equals:
+            name = "trace"
+        elif not target:
+            name = ""  # "=debug" lacks a target.
+        if name.lower() not in levels or not _is_target(target):
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
-            level, longest = levels[name.lower()], len(target)
+            level = levels[name.lower()]
+            longest = len(target)
     return level, unreadable
 
 
-class Log:
+def _is_target(text: str) -> bool:
+    marks = str.maketrans("_-:", "xxx")
+    return not text or text.translate(marks).isalnum()
+
+
+class _Log:
     """JSON lines, one write() each, to a private descriptor."""
 
     def __init__(self, fd: int, level: int) -> None:
@@ -808,22 +993,25 @@ class Log:
         self.level = level
 
     def write(self, level: int, message: str, **fields: object) -> None:
+        """Write a line, unless the level filters it out. Failed writes are ignored."""
         if level > self.level:
             return
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        texts = ",".join(
-            f'"{name}":{_json(value)}'
-            for name, value in {"message": message, **fields}.items()
-        )
+        texts = [f'"message":{_json(message)}']
+        texts += [f'"{name}":{_json(value)}' for name, value in fields.items()]
         line = (
-            f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z","level":"{_LEVEL_NAMES[level]}","fields":{{{texts}}},'
-            f'"filename":"spider_executor.py","line_number":{sys._getframe(1).f_lineno}}}\n'
+            f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z"'
+            f',"level":"{_LEVEL_NAMES[level]}"'
+            f',"fields":{{{",".join(texts)}}}'
+            f',"filename":"spider_executor.py"'
+            f',"line_number":{sys._getframe(1).f_lineno}}}\n'
         )
+        data = line.encode()
         # Fall back to fd 2 if a task has closed ours. If that fails, drop the line.
         for fd in (self.fd, 2):
             try:
-                os.write(fd, line.encode())
+                os.write(fd, data)
                 return
             except OSError:
                 continue
@@ -836,19 +1024,24 @@ def _json(value: object) -> str:
     if len(text) > _LOG_TEXT_MAX:
         text = text[:_LOG_TEXT_MAX] + "..."
     text = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escape(text)}"'
+    return f'"{_escape(text)}"'
 
 
-def escape(text: str) -> str:
-    """Write control characters, bidirectional characters and lone surrogates as JSON does."""
+def _escape(text: str) -> str:
+    """Write control characters, bidirectional ones and lone surrogates as JSON does."""
     if text.isprintable():
         return text
-    units = memoryview(
-        text.encode(f"utf-16-{sys.byteorder[0]}e", "surrogatepass")
-    ).cast("H")
     return "".join(
-        chr(unit) if chr(unit).isprintable() else f"\\u{unit:04x}" for unit in units
+        ch if ch.isprintable() else _escape_character(ord(ch)) for ch in text
     )
+
+
+def _escape_character(code: int) -> str:
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    # A pair of surrogates.
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
 
 
 # --------------------------------------------------------------------------------------------------------------- handle
@@ -931,7 +1124,7 @@ class ExecutorHandle:
             )
         environment = {
             **(os.environ if env is None else env),
-            PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
+            _PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
         }
         # If a standard stream of this process is closed, no pipe may take its number.
         placeholders = [os.open("/", os.O_RDONLY) for _ in range(3)]
@@ -1124,7 +1317,7 @@ _EPILOG = f"""\
 exit codes:
   0 success, 1 failure, 2 usage, 3 no response, 130 Ctrl-C, 141 stdout closed
 environment:
-  {PACKAGE_DIR_VARIABLE}, and RUST_LOG: off, error (default), warn, info,
+  {_PACKAGE_DIR_VARIABLE}, and RUST_LOG: off, error (default), warn, info,
   debug, or TARGET=LEVEL[,...]; the target is {_LOG_TARGET}
 
 examples:
@@ -1149,7 +1342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve if there are no arguments (default: those of the process), otherwise run a command. Return an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
-        serve_process()
+        _serve_process()
     # If a standard stream is closed, no file may take its number.
     while os.open("/", os.O_RDONLY) <= 2:
         pass
@@ -1167,7 +1360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
             _fail(
-                f"expected --package-dir DIR, or {PACKAGE_DIR_VARIABLE} in the environment"
+                f"expected --package-dir DIR, or {_PACKAGE_DIR_VARIABLE} in the environment"
             )
         os.stat(
             os.path.join(options.package_dir, ".")
@@ -1187,7 +1380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _fail(f"{name}: the interpreter in its first line does not exist")
         _fail(
             f"{name}: {error.strerror}",
-            EXIT_FAILURE if name == "stdout" else EXIT_USAGE,
+            _EXIT_FAILURE if name == "stdout" else EXIT_USAGE,
         )
 
 
@@ -1222,12 +1415,12 @@ def _parser() -> argparse.ArgumentParser:
         **style,
     )
     for command in (run, check):
-        default = os.environ.get(PACKAGE_DIR_VARIABLE, "")
+        default = os.environ.get(_PACKAGE_DIR_VARIABLE, "")
         command.add_argument(
             "--package-dir",
             metavar="DIR",
             default=default,
-            help=f"default: ${PACKAGE_DIR_VARIABLE}",
+            help=f"default: ${_PACKAGE_DIR_VARIABLE}",
         )
     run.add_argument(
         "--timeout",
@@ -1280,7 +1473,7 @@ def _fail(text: str, status: int = EXIT_USAGE) -> NoReturn:
 def _say(text: str) -> None:
     """Write a line to stderr."""
     try:
-        os.write(2, f"{escape(text)}\n".encode())
+        os.write(2, f"{_escape(text)}\n".encode())
     except OSError:
         pass
 
@@ -1315,7 +1508,7 @@ def _run(options: argparse.Namespace) -> int:
                     options, lambda: executor.request(request, options.timeout)
                 )
     except ExecutorError as error:
-        _fail(f"{options.package} {options.task}: {error}", EXIT_FAILURE)
+        _fail(f"{options.package} {options.task}: {error}", _EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
         _fail(f"run: no reply: {error}", EXIT_NO_REPLY)
     if not options.raw:
@@ -1328,9 +1521,9 @@ def _run(options: argparse.Namespace) -> int:
         except (ProtocolError, TypeError) as error:
             _fail(
                 f"run: the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
-                EXIT_FAILURE,
+                _EXIT_FAILURE,
             )
-        outputs = f"{escape(text)}\n".encode()
+        outputs = f"{_escape(text)}\n".encode()
     _print(outputs, output_fd)
     return 0
 
@@ -1422,7 +1615,7 @@ def _check(options: argparse.Namespace) -> int:
     if not names:
         _fail(
             f"{options.package_dir}: expected directories with packages, found none",
-            EXIT_FAILURE,
+            _EXIT_FAILURE,
         )
     executor, serving, context = None, 0, protocol.TaskContext().encode()
     for name in names:
@@ -1437,14 +1630,16 @@ def _check(options: argparse.Namespace) -> int:
             )
             if isinstance(outcome, protocol.Failure):
                 error = protocol.decode_executor_error(outcome.error)[0]
-                verdict = _SERVES if error.kind == "TaskError" else str(error)
+                verdict = _SERVES if error.variant == "TaskError" else str(error)
         except (TaskTimeout, ExecutorCrash, ProtocolError) as problem:
             verdict = str(problem)
             executor = None
         serving += verdict == _SERVES
-        _print(f"{escape(name):{max(map(len, names))}}    {escape(verdict)}\n".encode())
+        _print(
+            f"{_escape(name):{max(map(len, names))}}    {_escape(verdict)}\n".encode()
+        )
     _print(f"{serving} of {len(names)} packages serve\n".encode())
-    return 0 if serving == len(names) else EXIT_FAILURE
+    return 0 if serving == len(names) else _EXIT_FAILURE
 
 
 if __name__ == "__main__":
