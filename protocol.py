@@ -111,9 +111,9 @@ class _Reader:
         self.end = len(buffer) if end is None else end
 
     def truncated(self, expected: str) -> TruncatedError:
-        found = f"the end after {self.end - self.offset} bytes"
         return TruncatedError(
-            f"expected {expected}, found {found} at offset {self.offset}"
+            f"expected {expected}, found the end after {self.end - self.offset} bytes "
+            f"at offset {self.offset}"
         )
 
     def number(self, layout: Struct, name: str) -> Any:
@@ -172,7 +172,9 @@ def encode_frame(body: Buffer) -> bytes:
 
     Raises ProtocolError if the body has more than FRAME_BODY_MAX bytes.
     """
-    return b"".join((_BE_U32.pack(_check_length(len(body))), body))
+    if len(body) > FRAME_BODY_MAX:
+        raise _body_too_large(len(body))
+    return b"".join((_BE_U32.pack(len(body)), body))
 
 
 def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
@@ -182,8 +184,9 @@ def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     length is more than FRAME_BODY_MAX.
     """
     reader = _Reader(buffer, offset, None)
-    length = reader.number(_BE_U32, "a frame header")
-    return reader.data(_check_length(length), "a frame body"), reader.offset
+    reader.number(_BE_U32, "a frame header")
+    size = frame_end(buffer, offset) - reader.offset
+    return reader.data(size, "a frame body"), reader.offset
 
 
 def frame_end(buffer: Buffer, offset: int) -> int:
@@ -192,17 +195,17 @@ def frame_end(buffer: Buffer, offset: int) -> int:
     The buffer must hold at least its 4-byte header. Raises ProtocolError if the length
     in the header is more than FRAME_BODY_MAX.
     """
-    (length,) = _BE_U32.unpack_from(buffer, offset)
-    return offset + FRAME_HEADER_SIZE + _check_length(length)
-
-
-def _check_length(length: int) -> int:
+    length: int = _BE_U32.unpack_from(buffer, offset)[0]
     if length > FRAME_BODY_MAX:
-        raise ProtocolError(
-            f"expected a frame body of at most {FRAME_BODY_MAX} bytes, "
-            f"found a length of {length}"
-        )
-    return length
+        raise _body_too_large(length)
+    return offset + FRAME_HEADER_SIZE + length
+
+
+def _body_too_large(length: int) -> ProtocolError:
+    return ProtocolError(
+        f"expected a frame body of at most {FRAME_BODY_MAX} bytes, "
+        f"found a length of {length}"
+    )
 
 
 # ---------------------------------------------------------------------------- requests
@@ -260,12 +263,9 @@ def decode_request(
 ) -> tuple[Execute | Shutdown, int]:
     """Read the body of a request."""
     reader = _Reader(buffer, offset, end)
-    tag = reader.number(_LE_U32, "a request tag")
+    tag = _read_tag(reader, "a request tag", "0 (Execute)", "1 (Shutdown)")
     if tag == _SHUTDOWN:
         return Shutdown(), reader.offset
-    if tag != _EXECUTE:
-        expected = "request tag 0 (Execute) or 1 (Shutdown)"
-        raise _unexpected(expected, f"tag {tag}", offset)
     request = Execute(
         _read_string(reader, "package"),
         _read_string(reader, "task_func"),
@@ -288,6 +288,16 @@ def decode_names(
     package = _read_string(reader, "package")
     task_func = _read_string(reader, "task_func")
     return package, task_func, reader.offset
+
+
+def _read_tag(reader: _Reader, name: str, *variants: str) -> int:
+    """Read the index of a variant of an enum."""
+    start = reader.offset
+    tag: int = reader.number(_LE_U32, name)
+    if tag >= len(variants):
+        expected = f"{name}: {' or '.join(variants)}"
+        raise _unexpected(expected, str(tag), start)
+    return tag
 
 
 def _read_string(reader: _Reader, name: str) -> str:
@@ -331,7 +341,7 @@ def locate_request(
 _RESULT = 0
 SUCCESS = 0
 FAILURE = 1
-_RESULT_TAG = _LE_U32.pack(_RESULT)
+_TAGS_AND_LENGTH = Struct("<IIQ")
 # The body of a response has two tags and a length before the outputs or the error, and
 # elapsed_us after them.
 _RESPONSE_OVERHEAD = 24
@@ -371,11 +381,8 @@ def response_head(outcome_tag: int, size: int) -> bytes:
 
     The data is `size` bytes of outputs (the tag is SUCCESS) or of an error (FAILURE).
     """
-    return (
-        _BE_U32.pack(size + _RESPONSE_OVERHEAD)
-        + _RESULT_TAG
-        + _TAG_AND_LENGTH.pack(outcome_tag, size)
-    )
+    header = _BE_U32.pack(size + _RESPONSE_OVERHEAD)
+    return header + _TAGS_AND_LENGTH.pack(_RESULT, outcome_tag, size)
 
 
 # Returns everything after the data of a response frame, which is `elapsed_us`.
@@ -402,19 +409,13 @@ def decode_response(
 ) -> tuple[Result, int]:
     """Read the body of a response."""
     reader = _Reader(buffer, offset, end)
-    tag = reader.number(_LE_U32, "a response tag")
-    if tag != _RESULT:
-        raise _unexpected("response tag 0 (Result)", f"tag {tag}", offset)
-    outcome_at = reader.offset
-    tag = reader.number(_LE_U32, "an outcome tag")
+    _read_tag(reader, "a response tag", "0 (Result)")
+    tag = _read_tag(reader, "an outcome tag", "0 (Success)", "1 (Failure)")
     outcome: Success | Failure
     if tag == SUCCESS:
         outcome = Success(_read_vector(reader, "outputs"))
-    elif tag == FAILURE:
-        outcome = Failure(_read_vector(reader, "error"))
     else:
-        expected = "outcome tag 0 (Success) or 1 (Failure)"
-        raise _unexpected(expected, f"tag {tag}", outcome_at)
+        outcome = Failure(_read_vector(reader, "error"))
     return Result(outcome, reader.number(_LE_U64, "elapsed_us")), reader.offset
 
 
@@ -423,10 +424,8 @@ def decode_response(
 
 def encode_payload(values: Iterable[bytes]) -> bytes:
     """Return the payload of values that are msgpack already."""
-    parts: list[bytes] = []
-    for value in values:
-        parts += (_LE_U32.pack(len(value)), value)
-    return b"".join((_LE_U32.pack(len(parts) // 2), *parts))
+    parts = [_LE_U32.pack(len(value)) + value for value in values]
+    return _LE_U32.pack(len(parts)) + b"".join(parts)
 
 
 def decode_payload(
@@ -468,9 +467,9 @@ def unpack_values(payload: Buffer) -> list[Any]:
 _KINDS = {
     "uint": (range(128), 0x00, 0xCC, "BHIQ"),
     "int": (range(-32, 0), 0x100, 0xD0, "bhiq"),
-    "float": (range(0), 0, 0xCA, "fd"),
+    "float": ((), 0, 0xCA, "fd"),
     "str": (range(32), 0xA0, 0xD9, "BHI"),
-    "bin": (range(0), 0, 0xC4, "BHI"),
+    "bin": ((), 0, 0xC4, "BHI"),
     "array": (range(16), 0x90, 0xDC, "HI"),
     "map": (range(16), 0x80, 0xDE, "HI"),
 }
@@ -512,7 +511,11 @@ def pack(value: Any) -> bytes:
 _TOO_DEEP = "expected fewer nested containers, found more than Python's stack can hold"
 
 
-def _pack_into(out: bytearray, value: Any, depth: int) -> None:
+def _pack_into(
+    out: bytearray,
+    value: Any,
+    depth: int,
+) -> None:
     """Append a value that is inside `depth` containers."""
     if value is None:
         out.append(0xC0)
@@ -582,7 +585,11 @@ def unpack(
         raise ProtocolError(f"{_TOO_DEEP} at offset {offset}") from None
 
 
-def _unpack_from(reader: _Reader, depth: int, is_key: bool) -> Any:
+def _unpack_from(
+    reader: _Reader,
+    depth: int,
+    is_key: bool,
+) -> Any:
     """Read a value inside `depth` containers. `is_key`: in the key of a map."""
     start = reader.offset
     kind, value = _read_marker(reader)
@@ -793,7 +800,7 @@ class _Error(Exception):
         return isinstance(other, type(self)) and other.args == self.args
 
     def __hash__(self) -> int:
-        return hash((type(self), self.args))
+        return hash(self.args)
 
     def __str__(self) -> str:
         return f"{self.variant}: {self.args[1]}"
