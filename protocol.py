@@ -1,24 +1,31 @@
 """The wire format between a Spider execution manager and its task executors.
 
-Everything here turns bytes into values or values into bytes. Nothing here does I/O. The layers, from the outside in:
+Everything here turns bytes into values or values into bytes. Nothing here does I/O.
+The layers, from the outside in:
 
-    frame     u32 BIG-endian length of the body | body                         a body has at most 8 MiB
-    body      a request or a response in bincode 1.3: little-endian, fixed width; an enum is a u32 index, then its
-              fields; a string or a byte vector is a u64 length, then its bytes
-    payload   u32 LE count | count x (u32 LE length | value)                   the inputs or the outputs of a task
-    value     one msgpack value as Rust's rmp-serde writes it (a struct is an array, without field names)
+    frame    u32 BIG-endian length of the body | body of at most 8 MiB
+    body     a request or a response in bincode 1.3: little-endian, fixed width.
+             An enum is a u32 index, then the fields of that variant in order.
+             A string or a byte vector is a u64 length, then its bytes.
+    payload  u32 LE count | count x (u32 LE length | value)
+    value    one msgpack value, as Rust's rmp-serde writes it: a struct is an array
 
-    Request   = 0 Execute  { package: string, task_func: string, raw_ctx: bytes, raw_inputs: bytes }
-              | 1 Shutdown
-    Response  = 0 Result   { outcome: Outcome, elapsed_us: u64 }
-    Outcome   = 0 Success  { outputs: bytes }         a payload
-              | 1 Failure  { error: bytes }           an ExecutorError in msgpack
+    Request  = 0 Execute  { package: string, task_func: string,
+                            raw_ctx: bytes, raw_inputs: bytes }
+             | 1 Shutdown
+    Response = 0 Result   { outcome: Outcome, elapsed_us: u64 }
+    Outcome  = 0 Success  { outputs: bytes }
+             | 1 Failure  { error: bytes }
 
-`raw_ctx` is a TaskContext in msgpack. `raw_inputs` is a payload. The executor looks into neither.
+`raw_inputs` and `outputs` are payloads: the arguments of a task and what it returned.
+`raw_ctx` is a TaskContext in msgpack, and `error` an ExecutorError in msgpack.
 
-Every decoder takes `(buffer, offset, end)` and returns `(value, offset after it)`. A decoder never reads at or past
-`end`, never allocates more than the buffer holds, and raises ProtocolError and nothing else. It ignores bytes after a
-complete value.
+Decoders take `(buffer, offset[, end])` and return `(value, offset after it)`. The
+buffer is bytes, a bytearray or a memoryview of bytes. A decoder reads nothing at or
+after `end`, which is the end of the buffer by default. It ignores bytes after a
+complete value. Malformed bytes raise ProtocolError and nothing else. Nothing is
+allocated for a size before it was compared with the bytes that are left. A value can
+still be larger than its bytes: 1 MiB of nils becomes a list of 8 MB.
 """
 
 from __future__ import annotations
@@ -28,19 +35,19 @@ from struct import error as StructError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Iterator, Union
+    from typing import Any, Iterable, Union
 
     Buffer = Union[bytes, bytearray, memoryview]
 
 __all__ = [
-    "EXECUTOR_ERROR_KINDS",
+    "EXECUTOR_ERROR_VARIANTS",
     "FAILURE",
     "FRAME_BODY_MAX",
     "FRAME_HEADER_SIZE",
     "MSGPACK_DEPTH_MAX",
     "RESPONSE_DATA_MAX",
     "SUCCESS",
-    "TDL_ERROR_KINDS",
+    "TDL_ERROR_VARIANTS",
     "Execute",
     "ExecutorError",
     "Failure",
@@ -57,6 +64,7 @@ __all__ = [
     "decode_payload",
     "decode_request",
     "decode_response",
+    "decode_task_context",
     "decode_tdl_error",
     "encode_frame",
     "encode_payload",
@@ -73,7 +81,6 @@ __all__ = [
 ]
 
 _BE_U32 = Struct(">I")
-_BE_F64 = Struct(">d")
 _LE_U32 = Struct("<I")
 _LE_U64 = Struct("<Q")
 
@@ -90,46 +97,48 @@ def _unexpected(expected: str, found: str, offset: int) -> ProtocolError:
     return ProtocolError(f"expected {expected}, found {found} at offset {offset}")
 
 
-def _truncated(expected: str, found: int, offset: int) -> TruncatedError:
-    return TruncatedError(
-        f"expected {expected}, found the end after {found} bytes at offset {offset}"
-    )
+class _Reader:
+    """Reads one value after another. Errors call the value `name`."""
 
+    def __init__(
+        self,
+        buffer: Buffer,
+        offset: int,
+        end: int | None,
+    ) -> None:
+        self.buffer = buffer
+        self.offset = offset
+        self.end = len(buffer) if end is None else end
 
-def _number(
-    layout: Struct, buffer: Buffer, offset: int, end: int, name: str
-) -> tuple[int, int]:
-    """Read one number. `name` is its name in the error."""
-    if end - offset < layout.size:
-        raise _truncated(f"{name} ({layout.size} bytes)", end - offset, offset)
-    return layout.unpack_from(buffer, offset)[0], offset + layout.size
+    def truncated(self, expected: str) -> TruncatedError:
+        return TruncatedError(
+            f"expected {expected}, found the end after {self.end - self.offset} bytes "
+            f"at offset {self.offset}"
+        )
 
+    def number(self, layout: Struct, name: str) -> Any:
+        start = self.offset
+        if layout.size > self.end - start:
+            raise self.truncated(f"{name} ({layout.size} bytes)")
+        self.offset += layout.size
+        return layout.unpack_from(self.buffer, start)[0]
 
-def _data(
-    size: int, buffer: Buffer, offset: int, end: int, name: str
-) -> tuple[bytes, int]:
-    """Read `size` bytes."""
-    if size > end - offset:
-        raise _truncated(f"{name} of {size} bytes", end - offset, offset)
-    return bytes(buffer[offset : offset + size]), offset + size
+    def data(self, size: int, name: str) -> bytes:
+        start = self.offset
+        if size > self.end - start:
+            raise self.truncated(f"{name} of {size} bytes")
+        self.offset += size
+        return bytes(self.buffer[start : self.offset])
 
-
-def _field(
-    layout: Struct, buffer: Buffer, offset: int, end: int, name: str
-) -> tuple[bytes, int]:
-    """Read a length and that many bytes."""
-    size, offset = _number(layout, buffer, offset, end, f"the length of {name}")
-    return _data(size, buffer, offset, end, name)
-
-
-def _decode_text(data: bytes, offset: int, name: str) -> str:
-    """Decode UTF-8 that was read at `offset`."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _unexpected(
-            f"{name} in UTF-8", f"byte {data[error.start]:02x}", offset + error.start
-        ) from None
+    def text(self, size: int, name: str) -> str:
+        start = self.offset
+        data = self.data(size, name)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = error.start
+            found = f"byte {data[at]:02x}"
+            raise _unexpected(f"{name} in UTF-8", found, start + at) from None
 
 
 def _encode_text(text: str) -> bytes:
@@ -144,49 +153,47 @@ def _encode_text(text: str) -> bytes:
 class _Record:
     """A value with named fields. Records are compared by their fields."""
 
-    __slots__: tuple[str, ...] = ()
-
-    def _fields(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__slots__)
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and other._fields() == self._fields()
+        return isinstance(other, type(self)) and vars(other) == vars(self)
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
-        return f"{type(self).__name__}({fields})"
+        fields = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(fields)})"
 
 
-# --------------------------------------------------------------------------------------------------------------- frames
+# ------------------------------------------------------------------------------ frames
 
 FRAME_HEADER_SIZE = 4
 FRAME_BODY_MAX = 8 * 1024 * 1024
 
 
 def encode_frame(body: Buffer) -> bytes:
-    """Put the length before `body`. Raises ProtocolError if the body has more than FRAME_BODY_MAX bytes."""
+    """Put the length before `body`.
+
+    Raises ProtocolError if the body has more than FRAME_BODY_MAX bytes.
+    """
     if len(body) > FRAME_BODY_MAX:
         raise _body_too_large(len(body))
     return b"".join((_BE_U32.pack(len(body)), body))
 
 
 def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
-    """Read one frame. Returns its body and the offset after it.
+    """Read one frame. Return its body and the offset after it.
 
-    Raises TruncatedError if the frame is not complete yet, ProtocolError if its length is more than FRAME_BODY_MAX.
+    Raises TruncatedError if the frame is not complete yet, and ProtocolError if its
+    length is more than FRAME_BODY_MAX.
     """
-    start = offset + FRAME_HEADER_SIZE
-    if start > len(buffer):
-        raise _truncated("a frame header (4 bytes)", len(buffer) - offset, offset)
-    return _data(
-        frame_end(buffer, offset) - start, buffer, start, len(buffer), "a frame body"
-    )
+    reader = _Reader(buffer, offset, None)
+    reader.number(_BE_U32, "a frame header")
+    size = frame_end(buffer, offset) - reader.offset
+    return reader.data(size, "a frame body"), reader.offset
 
 
 def frame_end(buffer: Buffer, offset: int) -> int:
-    """Return the offset after the frame that starts at `offset`. The buffer must hold at least its 4-byte header.
+    """Return the offset after the frame that starts at `offset`.
 
-    Raises ProtocolError if the length in the header is more than FRAME_BODY_MAX.
+    The buffer must hold at least its 4-byte header. Raises ProtocolError if the length
+    in the header is more than FRAME_BODY_MAX.
     """
     length: int = _BE_U32.unpack_from(buffer, offset)[0]
     if length > FRAME_BODY_MAX:
@@ -196,23 +203,30 @@ def frame_end(buffer: Buffer, offset: int) -> int:
 
 def _body_too_large(length: int) -> ProtocolError:
     return ProtocolError(
-        f"expected a frame body of at most {FRAME_BODY_MAX} bytes, found a length of {length}"
+        f"expected a frame body of at most {FRAME_BODY_MAX} bytes, "
+        f"found a length of {length}"
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- requests
+# ---------------------------------------------------------------------------- requests
 
-_EXECUTE, _SHUTDOWN = 0, 1
+_EXECUTE = 0
+_SHUTDOWN = 1
 _TAG_AND_LENGTH = Struct("<IQ")
 
 
 class Execute(_Record):
-    """The request to run the task `task_func` of `package` with a TaskContext in msgpack and a payload of inputs."""
+    """The request to run a task: `task_func` of `package`.
 
-    __slots__ = ("package", "task_func", "raw_ctx", "raw_inputs")
+    `raw_ctx` is a TaskContext in msgpack, and `raw_inputs` a payload.
+    """
 
     def __init__(
-        self, package: str, task_func: str, raw_ctx: bytes, raw_inputs: bytes
+        self,
+        package: str,
+        task_func: str,
+        raw_ctx: bytes,
+        raw_inputs: bytes,
     ) -> None:
         self.package = package
         self.task_func = task_func
@@ -223,54 +237,89 @@ class Execute(_Record):
 class Shutdown(_Record):
     """The request to exit. It has no response."""
 
-    __slots__ = ()
-
 
 def encode_request(request: Execute | Shutdown) -> bytes:
-    """Return the body of a request. Raises ProtocolError if a name contains a lone surrogate."""
+    """Return the body of a request.
+
+    Raises ProtocolError if a name contains a lone surrogate.
+    """
     if isinstance(request, Shutdown):
         return _LE_U32.pack(_SHUTDOWN)
     parts = [_LE_U32.pack(_EXECUTE)]
-    names = (_encode_text(request.package), _encode_text(request.task_func))
-    for field in (*names, request.raw_ctx, request.raw_inputs):
+    for field in (
+        _encode_text(request.package),
+        _encode_text(request.task_func),
+        request.raw_ctx,
+        request.raw_inputs,
+    ):
         parts += (_LE_U64.pack(len(field)), field)
     return b"".join(parts)
 
 
 def decode_request(
-    buffer: Buffer, offset: int = 0, end: int | None = None
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
 ) -> tuple[Execute | Shutdown, int]:
     """Read the body of a request."""
-    end = len(buffer) if end is None else end
-    tag, at = _number(_LE_U32, buffer, offset, end, "a request tag")
+    reader = _Reader(buffer, offset, end)
+    tag = _read_tag(reader, "a request tag", "0 (Execute)", "1 (Shutdown)")
     if tag == _SHUTDOWN:
-        return Shutdown(), at
-    if tag != _EXECUTE:
-        raise _unexpected(
-            "request tag 0 (Execute) or 1 (Shutdown)", f"tag {tag}", offset
-        )
-    package, task_func, at = decode_names(buffer, offset, end)
-    raw_ctx, at = _field(_LE_U64, buffer, at, end, "raw_ctx")
-    raw_inputs, at = _field(_LE_U64, buffer, at, end, "raw_inputs")
-    return Execute(package, task_func, raw_ctx, raw_inputs), at
+        return Shutdown(), reader.offset
+    request = Execute(
+        _read_string(reader, "package"),
+        _read_string(reader, "task_func"),
+        _read_vector(reader, "raw_ctx"),
+        _read_vector(reader, "raw_inputs"),
+    )
+    return request, reader.offset
 
 
-def decode_names(buffer: Buffer, offset: int, end: int) -> tuple[str, str, int]:
-    """Read package and task_func of the Execute that starts at `offset`. Returns both and the offset after them."""
-    package, task_at = _field(_LE_U64, buffer, offset + 4, end, "package")
-    task_func, after = _field(_LE_U64, buffer, task_at, end, "task_func")
-    package_text = _decode_text(package, offset + 12, "package")
-    return package_text, _decode_text(task_func, task_at + 8, "task_func"), after
+def decode_names(
+    buffer: Buffer,
+    offset: int,
+    end: int,
+) -> tuple[str, str, int]:
+    """Read package and task_func of the Execute that starts at `offset`.
+
+    Return both and the offset after them.
+    """
+    reader = _Reader(buffer, offset + 4, end)  # after the tag
+    package = _read_string(reader, "package")
+    task_func = _read_string(reader, "task_func")
+    return package, task_func, reader.offset
+
+
+def _read_tag(reader: _Reader, name: str, *variants: str) -> int:
+    """Read the index of a variant of an enum."""
+    start = reader.offset
+    tag: int = reader.number(_LE_U32, name)
+    if tag >= len(variants):
+        expected = f"{name}: {' or '.join(variants)}"
+        raise _unexpected(expected, str(tag), start)
+    return tag
+
+
+def _read_string(reader: _Reader, name: str) -> str:
+    return reader.text(reader.number(_LE_U64, f"the length of {name}"), name)
+
+
+def _read_vector(reader: _Reader, name: str) -> bytes:
+    return reader.data(reader.number(_LE_U64, f"the length of {name}"), name)
 
 
 def locate_request(
-    buffer: Buffer, offset: int, end: int
+    buffer: Buffer,
+    offset: int,
+    end: int,
 ) -> tuple[int, int, int, int, int, int] | None:
-    """Find the fields of the Execute between `offset` and `end` without copying anything.
+    """Find the fields of the Execute between `offset` and `end` without copying them.
 
-    Returns the offset and the size in bytes of task_func, raw_ctx and raw_inputs. Returns None for everything that is
-    not a complete Execute: `decode_request` tells a Shutdown from an error.
+    Return the offset and the size in bytes of task_func, raw_ctx and raw_inputs. Return
+    None for everything that is not a complete Execute: `decode_request` tells a
+    Shutdown from an error.
     """
+    # tag 4 | size 8, package | size 8, task_func | size 8, raw_ctx | size 8, raw_inputs
     try:
         tag, package_size = _TAG_AND_LENGTH.unpack_from(buffer, offset)
         task_at = offset + 20 + package_size
@@ -287,12 +336,14 @@ def locate_request(
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------ responses
+# --------------------------------------------------------------------------- responses
 
 _RESULT = 0
-SUCCESS, FAILURE = 0, 1
-_RESULT_TAG = _LE_U32.pack(_RESULT)
-# The body of a response has two tags and a length before the outputs or the error, and the elapsed time after it.
+SUCCESS = 0
+FAILURE = 1
+_TAGS_AND_LENGTH = Struct("<IIQ")
+# The body of a response has two tags and a length before the outputs or the error, and
+# elapsed_us after them.
 _RESPONSE_OVERHEAD = 24
 RESPONSE_DATA_MAX = FRAME_BODY_MAX - _RESPONSE_OVERHEAD
 
@@ -300,25 +351,25 @@ RESPONSE_DATA_MAX = FRAME_BODY_MAX - _RESPONSE_OVERHEAD
 class Success(_Record):
     """The outcome of a task that returned. `outputs` is its payload."""
 
-    __slots__ = ("outputs",)
-
     def __init__(self, outputs: bytes) -> None:
         self.outputs = outputs
 
 
 class Failure(_Record):
-    """The outcome of a task that failed or did not run. `error` is an ExecutorError in msgpack."""
+    """The outcome of a task that failed or did not run.
 
-    __slots__ = ("error",)
+    `error` is an ExecutorError in msgpack.
+    """
 
     def __init__(self, error: bytes) -> None:
         self.error = error
 
 
 class Result(_Record):
-    """The response to Execute. `elapsed_us` is the time that the executor took, in microseconds."""
+    """The response to Execute.
 
-    __slots__ = ("outcome", "elapsed_us")
+    `elapsed_us` is the time that the executor took, in microseconds.
+    """
 
     def __init__(self, outcome: Success | Failure, elapsed_us: int) -> None:
         self.outcome = outcome
@@ -326,12 +377,12 @@ class Result(_Record):
 
 
 def response_head(outcome_tag: int, size: int) -> bytes:
-    """Return everything before the data of a response frame, which is `size` bytes of outputs or of an error."""
-    return (
-        _BE_U32.pack(size + _RESPONSE_OVERHEAD)
-        + _RESULT_TAG
-        + _TAG_AND_LENGTH.pack(outcome_tag, size)
-    )
+    """Return everything before the data of a response frame.
+
+    The data is `size` bytes of outputs (the tag is SUCCESS) or of an error (FAILURE).
+    """
+    header = _BE_U32.pack(size + _RESPONSE_OVERHEAD)
+    return header + _TAGS_AND_LENGTH.pack(_RESULT, outcome_tag, size)
 
 
 # Returns everything after the data of a response frame, which is `elapsed_us`.
@@ -340,63 +391,55 @@ response_tail = _LE_U64.pack
 
 def encode_response(response: Result) -> bytes:
     """Return the body of a response."""
-    if isinstance(response.outcome, Success):
-        tag, data = SUCCESS, response.outcome.outputs
+    outcome = response.outcome
+    if isinstance(outcome, Success):
+        tag = SUCCESS
+        data = outcome.outputs
     else:
-        tag, data = FAILURE, response.outcome.error
-    return (
-        response_head(tag, len(data))[FRAME_HEADER_SIZE:]
-        + data
-        + response_tail(response.elapsed_us)
-    )
+        tag = FAILURE
+        data = outcome.error
+    head = response_head(tag, len(data))[FRAME_HEADER_SIZE:]
+    return head + data + response_tail(response.elapsed_us)
 
 
 def decode_response(
-    buffer: Buffer, offset: int = 0, end: int | None = None
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
 ) -> tuple[Result, int]:
     """Read the body of a response."""
-    end = len(buffer) if end is None else end
-    tag, outcome_at = _number(_LE_U32, buffer, offset, end, "a response tag")
-    if tag != _RESULT:
-        raise _unexpected("response tag 0 (Result)", f"tag {tag}", offset)
-    outcome_tag, at = _number(_LE_U32, buffer, outcome_at, end, "an outcome tag")
+    reader = _Reader(buffer, offset, end)
+    _read_tag(reader, "a response tag", "0 (Result)")
+    tag = _read_tag(reader, "an outcome tag", "0 (Success)", "1 (Failure)")
     outcome: Success | Failure
-    if outcome_tag == SUCCESS:
-        data, at = _field(_LE_U64, buffer, at, end, "outputs")
-        outcome = Success(data)
-    elif outcome_tag == FAILURE:
-        data, at = _field(_LE_U64, buffer, at, end, "error")
-        outcome = Failure(data)
+    if tag == SUCCESS:
+        outcome = Success(_read_vector(reader, "outputs"))
     else:
-        raise _unexpected(
-            "outcome tag 0 (Success) or 1 (Failure)", f"tag {outcome_tag}", outcome_at
-        )
-    elapsed_us, at = _number(_LE_U64, buffer, at, end, "elapsed_us")
-    return Result(outcome, elapsed_us), at
+        outcome = Failure(_read_vector(reader, "error"))
+    return Result(outcome, reader.number(_LE_U64, "elapsed_us")), reader.offset
 
 
-# ------------------------------------------------------------------------------------------------------------- payloads
+# ---------------------------------------------------------------------------- payloads
 
 
 def encode_payload(values: Iterable[bytes]) -> bytes:
     """Return the payload of values that are msgpack already."""
-    parts: list[bytes] = []
-    for value in values:
-        parts += (_LE_U32.pack(len(value)), value)
-    return b"".join((_LE_U32.pack(len(parts) // 2), *parts))
+    parts = [_LE_U32.pack(len(value)) + value for value in values]
+    return _LE_U32.pack(len(parts)) + b"".join(parts)
 
 
 def decode_payload(
-    buffer: Buffer, offset: int = 0, end: int | None = None
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
 ) -> tuple[list[bytes], int]:
     """Read a payload. Its values stay msgpack."""
-    end = len(buffer) if end is None else end
-    count, offset = _number(_LE_U32, buffer, offset, end, "a payload count")
+    reader = _Reader(buffer, offset, end)
     values = []
-    for index in range(count):
-        value, offset = _field(_LE_U32, buffer, offset, end, f"value {index}")
-        values.append(value)
-    return values, offset
+    for index in range(reader.number(_LE_U32, "a payload count")):
+        size = reader.number(_LE_U32, f"the length of value {index}")
+        values.append(reader.data(size, f"value {index}"))
+    return values, reader.offset
 
 
 def pack_values(*values: Any) -> bytes:
@@ -409,220 +452,249 @@ def unpack_values(payload: Buffer) -> list[Any]:
     return [unpack(value)[0] for value in decode_payload(payload)[0]]
 
 
-# -------------------------------------------------------------------------------------------------------------- msgpack
+# ----------------------------------------------------------------------------- msgpack
 #
-# https://github.com/msgpack/msgpack/blob/master/spec.md. A small number or size is inside the marker byte. A larger one
-# follows it in the narrowest form that holds it. The forms of each kind, narrowest first:
+# https://github.com/msgpack/msgpack/blob/master/spec.md
+#
+# A value starts with a marker byte. The markers c0, c2 and c3 are nil, false and true.
+# Every other marker has a number: the value itself, or the size of a str or bin in
+# bytes, of an array in items, of a map in entries. Small numbers are inside the marker.
+# Others follow it in big-endian.
 
-_FORMS = {
-    "bin": ((0xC4, Struct(">B")), (0xC5, Struct(">H")), (0xC6, Struct(">I"))),
-    "float": ((0xCA, Struct(">f")), (0xCB, _BE_F64)),
-    "uint": (
-        (0xCC, Struct(">B")),
-        (0xCD, Struct(">H")),
-        (0xCE, Struct(">I")),
-        (0xCF, Struct(">Q")),
-    ),
-    "int": (
-        (0xD0, Struct(">b")),
-        (0xD1, Struct(">h")),
-        (0xD2, Struct(">i")),
-        (0xD3, Struct(">q")),
-    ),
-    "str": ((0xD9, Struct(">B")), (0xDA, Struct(">H")), (0xDB, Struct(">I"))),
-    "array": ((0xDC, Struct(">H")), (0xDD, Struct(">I"))),
-    "map": ((0xDE, Struct(">H")), (0xDF, Struct(">I"))),
+# For each kind: the numbers that can be inside the marker, and what is added to them to
+# get the marker. Then the first of the markers whose number follows, and the layouts of
+# these numbers in the notation of `struct`, one for each successive marker.
+_KINDS = {
+    "uint": (range(128), 0x00, 0xCC, "BHIQ"),
+    "int": (range(-32, 0), 0x100, 0xD0, "bhiq"),
+    "float": ((), 0, 0xCA, "fd"),
+    "str": (range(32), 0xA0, 0xD9, "BHI"),
+    "bin": ((), 0, 0xC4, "BHI"),
+    "array": (range(16), 0x90, 0xDC, "HI"),
+    "map": (range(16), 0x80, 0xDE, "HI"),
 }
-# For each marker: its kind, the layout of the number after it (None: there is none), and the value inside it.
-_MARKERS: dict[int, tuple[str, Struct | None, Any]] = {
-    **{n: ("uint", None, n) for n in range(0x80)},
-    **{0x80 + n: ("map", None, n) for n in range(16)},
-    **{0x90 + n: ("array", None, n) for n in range(16)},
-    **{0xA0 + n: ("str", None, n) for n in range(32)},
+_LAYOUTS = {code: Struct(">" + code) for code in "BHIQbhiqfd"}
+# For each marker: its kind, the number inside it or the layout of the one that follows.
+_MARKERS: dict[int, tuple[str, Any, Struct | None]] = {
     0xC0: ("nil", None, None),
-    0xC2: ("bool", None, False),
-    0xC3: ("bool", None, True),
-    **{
-        marker: (kind, layout, None)
-        for kind, forms in _FORMS.items()
-        for marker, layout in forms
-    },
-    **{0x100 + n: ("int", None, n) for n in range(-32, 0)},  # e0 to ff
+    0xC2: ("bool", False, None),
+    0xC3: ("bool", True, None),
 }
+for _kind, (_numbers, _base, _first, _codes) in _KINDS.items():
+    for _number in _numbers:
+        _MARKERS[_base + _number] = (_kind, _number, None)
+    for _marker, _code in enumerate(_codes, _first):
+        _MARKERS[_marker] = (_kind, None, _LAYOUTS[_code])
 
-# rmp-serde reads at most this many containers inside one another.
-MSGPACK_DEPTH_MAX = 1023
+# The most containers inside one another that pack and unpack take.
+MSGPACK_DEPTH_MAX = 256
 
 
 def pack(value: Any) -> bytes:
-    """Return one value in msgpack. Numbers and sizes have the smallest form, as rmp-serde writes them.
+    """Return one value in msgpack, as rmp-serde writes it: in the shortest form.
 
-    Takes None, bool, int (-2^63 to 2^64 - 1), float (written as f64), str, bytes and bytearray (bin), list and tuple
-    (array), and dict (map). Rust writes a `Vec<u8>` as an array of integers, `list(b"...")`, but reads it from bin too.
-    Raises ProtocolError for anything else, and for containers nested deeper than MSGPACK_DEPTH_MAX.
+    Takes None, bool, int (-2^63 to 2^64 - 1), float (always 64 bits), str, bytes and
+    bytearray (bin), list and tuple (array), dict (map), and subclasses of these. Rust
+    writes a `Vec<u8>` as an array of integers, `list(b"...")`, but also reads bin.
+
+    Raises ProtocolError for anything else, and for containers nested more deeply than
+    MSGPACK_DEPTH_MAX or than the rest of Python's stack allows.
     """
     out = bytearray()
-    # For each open container, an iterator over the items that remain.
-    open_containers: list[Iterator[Any]] = [iter((value,))]
-    while open_containers:
-        for item in open_containers[-1]:
-            if item is None:
-                out.append(0xC0)
-            elif isinstance(item, bool):
-                out.append(0xC3 if item else 0xC2)
-            elif isinstance(item, int):
-                if -32 <= item < 128:
-                    out.append(item & 0xFF)
-                else:
-                    out += _pack_number("uint" if item >= 0 else "int", item)
-            elif isinstance(item, float):
-                out += b"\xcb" + _BE_F64.pack(item)
-            elif isinstance(item, str):
-                text = _encode_text(item)
-                out += _pack_size("str", 0xA0, 32, len(text))
-                out += text
-            elif isinstance(item, (bytes, bytearray)):
-                out += _pack_number("bin", len(item))
-                out += item
-            elif isinstance(item, (list, tuple, dict)):
-                if len(open_containers) > MSGPACK_DEPTH_MAX:
-                    raise ProtocolError(
-                        f"expected at most {MSGPACK_DEPTH_MAX} nested containers, found more"
-                    )
-                if isinstance(item, dict):
-                    out += _pack_size("map", 0x80, 16, len(item))
-                    open_containers.append(
-                        part for entry in item.items() for part in entry
-                    )
-                else:
-                    out += _pack_size("array", 0x90, 16, len(item))
-                    open_containers.append(iter(item))
-                break
-            else:
-                raise ProtocolError(
-                    f"expected None, bool, int, float, str, bytes, list or dict, found {type(item).__name__}"
-                )
-        else:
-            open_containers.pop()
+    try:
+        _pack_into(out, value, 0)
+    except RecursionError:
+        raise ProtocolError(_TOO_DEEP) from None
     return bytes(out)
 
 
-def _pack_size(kind: str, marker: int, limit: int, size: int) -> bytes:
-    """Pack a size inside `marker` if it is below `limit`, otherwise after a marker."""
-    return bytes((marker | size,)) if size < limit else _pack_number(kind, size)
+_TOO_DEEP = "expected fewer nested containers, found more than Python's stack can hold"
+
+
+def _pack_into(
+    out: bytearray,
+    value: Any,
+    depth: int,
+) -> None:
+    """Append a value that is inside `depth` containers."""
+    if value is None:
+        out.append(0xC0)
+    elif isinstance(value, bool):
+        out.append(0xC2 + value)
+    elif isinstance(value, int):
+        out += _pack_number("int" if value < 0 else "uint", value)
+    elif isinstance(value, float):
+        out += b"\xcb" + _LAYOUTS["d"].pack(value)
+    elif isinstance(value, str):
+        text = _encode_text(value)
+        out += _pack_number("str", len(text)) + text
+    elif isinstance(value, (bytes, bytearray)):
+        out += _pack_number("bin", len(value)) + value
+    elif not isinstance(value, (list, tuple, dict)):
+        raise ProtocolError(
+            "expected None, bool, int, float, str, bytes, list or dict, "
+            f"found {type(value).__name__}"
+        )
+    elif depth == MSGPACK_DEPTH_MAX:
+        raise ProtocolError(
+            f"expected at most {MSGPACK_DEPTH_MAX} nested containers, found more"
+        )
+    elif isinstance(value, dict):
+        out += _pack_number("map", len(value))
+        for key, item in value.items():
+            _pack_into(out, key, depth + 1)
+            _pack_into(out, item, depth + 1)
+    else:
+        out += _pack_number("array", len(value))
+        for item in value:
+            _pack_into(out, item, depth + 1)
 
 
 def _pack_number(kind: str, number: int) -> bytes:
-    """Pack a number or a size in the narrowest form of its kind."""
-    bits = number.bit_length() if number >= 0 else (~number).bit_length() + 1
-    for marker, layout in _FORMS[kind]:
+    """Pack a number or a size in the shortest form of its kind."""
+    numbers, base, first, codes = _KINDS[kind]
+    if number in numbers:
+        return bytes((base + number,))
+    bits = (~number).bit_length() + 1 if number < 0 else number.bit_length()
+    for marker, code in enumerate(codes, first):
+        layout = _LAYOUTS[code]
         if bits <= 8 * layout.size:
             return bytes((marker,)) + layout.pack(number)
     raise ProtocolError(
-        f"expected a msgpack {kind} of at most {8 * layout.size} bits, found one of {bits} bits"
+        f"expected a msgpack {kind} of at most {8 * layout.size} bits, "
+        f"found one of {bits} bits"
     )
 
 
-def unpack(buffer: Buffer, offset: int = 0, end: int | None = None) -> tuple[Any, int]:
+def unpack(
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
+) -> tuple[Any, int]:
     """Read one msgpack value.
 
-    An array that is the key of a map becomes a tuple. A map cannot be a key. If two keys are equal in Python (1 ==
-    True), the last one wins.
+    An array that is the key of a map becomes a tuple. A map cannot be a key. If two
+    keys are equal in Python (1 == True), the last one wins. Raises ProtocolError also
+    for containers nested more deeply than MSGPACK_DEPTH_MAX or than the rest of
+    Python's stack allows.
     """
-    end = len(buffer) if end is None else end
-    # For each open container: its kind, its items so far, and how many there will be (two for an entry of a map).
-    # The kind of an array is "key" if it is the key of a map or part of one.
-    open_containers: list[tuple[str, list[Any], int]] = []
-    while True:
-        at = offset
-        kind, value, offset = _head(buffer, offset, end)
-        if kind in ("str", "bin"):
-            data, after = _data(value, buffer, offset, end, kind)
-            value = data if kind == "bin" else _decode_text(data, offset, kind)
-            offset = after
-        elif kind in ("array", "map"):
-            count = 2 * value if kind == "map" else value
-            parent, siblings, _ = (
-                open_containers[-1] if open_containers else ("", [], 0)
-            )
-            is_key = parent == "key" or (parent == "map" and len(siblings) % 2 == 0)
-            if is_key and kind == "map":
-                raise _unexpected(
-                    "a map key that is not a map", _found(kind, value), at
-                )
-            if count > end - offset:
-                raise _truncated(_found(kind, value), end - offset, offset)
-            if len(open_containers) == MSGPACK_DEPTH_MAX:
-                raise _unexpected(
-                    f"at most {MSGPACK_DEPTH_MAX} nested containers", "another one", at
-                )
-            if count:
-                open_containers.append(("key" if is_key else kind, [], count))
-                continue
-            value = {} if kind == "map" else () if is_key else []
-
-        while open_containers:
-            kind, items, count = open_containers[-1]
-            items.append(value)
-            if len(items) < count:
-                break
-            open_containers.pop()
-            value = (
-                dict(zip(items[::2], items[1::2]))
-                if kind == "map"
-                else tuple(items)
-                if kind == "key"
-                else items
-            )
-        else:
-            return value, offset
+    reader = _Reader(buffer, offset, end)
+    try:
+        return _unpack_from(reader, 0, False), reader.offset
+    except RecursionError:
+        raise ProtocolError(f"{_TOO_DEEP} at offset {offset}") from None
 
 
-def _head(buffer: Buffer, offset: int, end: int) -> tuple[str, Any, int]:
-    """Read a marker and the number after it. Returns the kind, the number or size, and the offset after both."""
-    if offset >= end:
-        raise _truncated("a msgpack value", 0, offset)
-    marker = buffer[offset]
+def _unpack_from(
+    reader: _Reader,
+    depth: int,
+    is_key: bool,
+) -> Any:
+    """Read a value inside `depth` containers. `is_key`: in the key of a map."""
+    start = reader.offset
+    kind, value = _read_marker(reader)
+    if kind == "bin":
+        return reader.data(value, kind)
+    if kind == "str":
+        return reader.text(value, kind)
+    if kind not in ("array", "map"):
+        return value
+    if is_key and kind == "map":
+        raise _unexpected("a map key that is not a map", _describe(kind, value), start)
+    # Each value in a container has at least one byte.
+    least = 2 * value if kind == "map" else value
+    if least > reader.end - reader.offset:
+        raise reader.truncated(_describe(kind, value))
+    if depth == MSGPACK_DEPTH_MAX:
+        expected = f"at most {MSGPACK_DEPTH_MAX} nested containers"
+        raise _unexpected(expected, "another one", start)
+    if kind == "map":
+        entries = {}
+        for _ in range(value):
+            key = _unpack_from(reader, depth + 1, True)
+            entries[key] = _unpack_from(reader, depth + 1, False)
+        return entries
+    items = []
+    for _ in range(value):
+        items.append(_unpack_from(reader, depth + 1, is_key))
+    return tuple(items) if is_key else items
+
+
+def _read_marker(reader: _Reader) -> tuple[str, Any]:
+    """Read a marker and the number after it, if there is one.
+
+    Return the kind and the number or size.
+    """
+    start = reader.offset
+    if start >= reader.end:
+        raise reader.truncated("a msgpack value")
+    marker = reader.buffer[start]
     if marker not in _MARKERS:
-        raise _unexpected(
-            "nil, bool, a number, str, bin, array or map",
-            f"marker {marker:02x}",
-            offset,
-        )
-    kind, layout, value = _MARKERS[marker]
-    if layout is None:
-        return kind, value, offset + 1
-    value, after = _number(layout, buffer, offset + 1, end, "the number after a marker")
-    return kind, value, after
+        expected = "nil, bool, a number, str, bin, array or map"
+        raise _unexpected(expected, f"marker {marker:02x}", start)
+    reader.offset += 1
+    kind, number, layout = _MARKERS[marker]
+    if layout is not None:
+        number = reader.number(layout, "the number after a marker")
+    return kind, number
 
 
-def _found(kind: str, value: Any) -> str:
-    """Describe what `_head` returned, for errors."""
-    if kind in ("array", "map"):
-        return f"{kind} of {value} {'items' if kind == 'array' else 'entries'}"
-    if kind in ("str", "bin"):
-        return f"{kind} of {value} bytes"
-    return kind if kind == "nil" else f"{kind} {value}"
+_UNITS = {"str": "bytes", "bin": "bytes", "array": "items", "map": "entries"}
 
 
-# --------------------------------------------------------------------------------------------------------- task context
+def _describe(kind: str, number: Any) -> str:
+    """Describe what `_read_marker` returned, for errors."""
+    if kind in _UNITS:
+        return f"{kind} of {number} {_UNITS[kind]}"
+    return "nil" if number is None else f"{kind} {number}"
+
+
+def _read_count(reader: _Reader, kind: str, count: int) -> None:
+    """Read the marker of a container of `count` items or entries."""
+    start = reader.offset
+    found = _read_marker(reader)
+    if found != (kind, count):
+        raise _unexpected(_describe(kind, count), _describe(*found), start)
+
+
+def _read_unsigned(reader: _Reader, bits: int) -> int:
+    start = reader.offset
+    kind, number = _read_marker(reader)
+    if kind not in ("uint", "int") or not 0 <= number < 1 << bits:
+        raise _unexpected(f"a u{bits}", _describe(kind, number), start)
+    return int(number)
+
+
+def _read_text(reader: _Reader, name: str) -> str:
+    """Read text that is a str or a bin."""
+    start = reader.offset
+    kind, size = _read_marker(reader)
+    if kind not in ("str", "bin"):
+        raise _unexpected(name, _describe(kind, size), start)
+    return reader.text(size, name)
+
+
+def _read_variant(reader: _Reader, variants: tuple[str, ...]) -> str:
+    """Read the name of a variant of an enum."""
+    start = reader.offset
+    variant = _read_text(reader, "the name of a variant")
+    if variant not in variants:
+        expected = f"one of {', '.join(variants)}"
+        raise _unexpected(expected, repr(variant[:20]), start)
+    return variant
+
+
+# ------------------------------------------------------------------------ task context
 
 
 class TaskContext(_Record):
     """What a task is told about itself: an array of five values in msgpack.
 
-    `task_id` is the index of the task in its job, "Commit" or "Cleanup". `graph_outputs` is None, except in a commit
-    task: there it is one byte (0 for a plain payload, 1 for one compressed with zstd), then the payload of the job's
-    outputs.
+    `task_id` is the index of the task in its job ({"Index": n} in msgpack), "Commit" or
+    "Cleanup". `graph_outputs` is None, except in a commit task. There it is one byte,
+    then the payload of the job's outputs: plain if the byte is 0, compressed with zstd
+    if it is 1. In msgpack it is an array of integers.
     """
-
-    __slots__ = (
-        "job_id",
-        "task_id",
-        "task_instance_id",
-        "resource_group_id",
-        "graph_outputs",
-    )
 
     def __init__(
         self,
@@ -640,10 +712,12 @@ class TaskContext(_Record):
 
     def encode(self) -> bytes:
         """Return the context in msgpack, for the `raw_ctx` of a request."""
-        task_id = (
-            self.task_id if isinstance(self.task_id, str) else {"Index": self.task_id}
-        )
-        outputs = None if self.graph_outputs is None else list(self.graph_outputs)
+        task_id: Any = self.task_id
+        if not isinstance(task_id, str):
+            task_id = {"Index": task_id}
+        outputs: Any = self.graph_outputs
+        if outputs is not None:
+            outputs = list(outputs)
         return pack(
             [
                 self.job_id,
@@ -655,10 +729,42 @@ class TaskContext(_Record):
         )
 
 
-# --------------------------------------------------------------------------------------------------------------- errors
+def decode_task_context(
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
+) -> tuple[TaskContext, int]:
+    """Read a TaskContext. Its `graph_outputs` may be bin, too."""
+    reader = _Reader(buffer, offset, end)
+    _read_count(reader, "array", 5)
+    context = TaskContext()
+    context.job_id = _read_unsigned(reader, 64)
+    start = reader.offset
+    if _read_marker(reader) == ("map", 1):
+        _read_variant(reader, ("Index",))
+        context.task_id = _read_unsigned(reader, 64)
+    else:
+        reader.offset = start
+        context.task_id = _read_variant(reader, ("Commit", "Cleanup"))
+    context.task_instance_id = _read_unsigned(reader, 64)
+    context.resource_group_id = _read_unsigned(reader, 64)
+    start = reader.offset
+    kind, size = _read_marker(reader)
+    if kind == "bin":
+        context.graph_outputs = reader.data(size, "graph_outputs")
+    elif kind == "array":
+        context.graph_outputs = bytes(_read_unsigned(reader, 8) for _ in range(size))
+    elif kind != "nil":
+        expected = "nil, bin or an array of u8"
+        raise _unexpected(expected, _describe(kind, size), start)
+    return context, reader.offset
 
-# In the order of the Rust definition: a package may send the index of a kind instead of its name.
-TDL_ERROR_KINDS = (
+
+# ------------------------------------------------------------------------------ errors
+
+# In the order of the Rust definition: a package may send the index of a variant instead
+# of its name.
+TDL_ERROR_VARIANTS = (
     "TaskNotFound",
     "DeserializationError",
     "SerializationError",
@@ -666,7 +772,7 @@ TDL_ERROR_KINDS = (
     "InvalidTaskContext",
     "Custom",
 )
-EXECUTOR_ERROR_KINDS = (
+EXECUTOR_ERROR_VARIANTS = (
     "InvalidLibrary",
     "IncompatibleVersion",
     "DuplicatePackage",
@@ -678,133 +784,112 @@ EXECUTOR_ERROR_KINDS = (
 
 
 class _Error(Exception):
-    """An error that is compared by its arguments."""
+    """A variant of a Rust enum and its content. Errors are compared by both."""
+
+    _variants: tuple[str, ...]
+
+    def __init__(self, variant: str, content: Any) -> None:
+        if variant not in self._variants:
+            raise ValueError(
+                f"expected one of {', '.join(self._variants)}, found {variant!r}"
+            )
+        super().__init__(variant, content)
+        self.variant = variant
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, type(self)) and other.args == self.args
 
     def __hash__(self) -> int:
-        return hash((type(self), self.args))
+        return hash(self.args)
+
+    def __str__(self) -> str:
+        return f"{self.variant}: {self.args[1]}"
+
+    def encode(self) -> bytes:
+        """Return the error in msgpack: {variant: content}."""
+        content = self.args[1]
+        if isinstance(content, _Error):
+            content = {content.variant: content.args[1]}
+        return pack({self.variant: content})
 
 
 class TdlError(_Error):
-    """The error that a package returned: one of TDL_ERROR_KINDS and a text. In msgpack: {kind: text}."""
+    """The error that a package returned: one of TDL_ERROR_VARIANTS and a text.
 
-    def __init__(self, kind: str, text: str) -> None:
-        if kind not in TDL_ERROR_KINDS:
-            raise ValueError(
-                f"expected one of {', '.join(TDL_ERROR_KINDS)}, found {kind!r}"
-            )
-        super().__init__(kind, text)
-        self.kind = kind
+    In msgpack it is {variant: text}. Raises ValueError for any other variant.
+    """
+
+    _variants = TDL_ERROR_VARIANTS
+
+    def __init__(self, variant: str, text: str) -> None:
+        super().__init__(variant, text)
         self.text = text
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text}"
-
-    def encode(self) -> bytes:
-        return pack({self.kind: self.text})
 
 
 class ExecutorError(_Error):
-    """The error in a Failure: one of EXECUTOR_ERROR_KINDS and its content. In msgpack: {kind: content}.
+    """The error in a Failure: one of EXECUTOR_ERROR_VARIANTS and its content.
 
-    The content is a TdlError in TaskError and PackageInitError, a tuple of six integers in IncompatibleVersion (major,
-    minor and patch that the package was built for, then those of the executor), and a str in all others.
+    The content is a TdlError in TaskError and PackageInitError. It is a tuple of six
+    integers in IncompatibleVersion: major, minor and patch that the package was built
+    for, then those of the executor. In all others it is a str. In msgpack the error is
+    {variant: content}. Raises ValueError for any other variant.
     """
 
-    def __init__(self, kind: str, content: str | TdlError | tuple[int, ...]) -> None:
-        if kind not in EXECUTOR_ERROR_KINDS:
-            raise ValueError(
-                f"expected one of {', '.join(EXECUTOR_ERROR_KINDS)}, found {kind!r}"
-            )
-        super().__init__(kind, content)
-        self.kind = kind
+    _variants = EXECUTOR_ERROR_VARIANTS
+
+    def __init__(
+        self,
+        variant: str,
+        content: str | TdlError | tuple[int, ...],
+    ) -> None:
+        super().__init__(variant, content)
         self.content = content
 
     def __str__(self) -> str:
-        if isinstance(self.content, tuple):
-            package, executor = (
-                ".".join(map(str, part))
-                for part in (self.content[:3], self.content[3:])
-            )
-            return f"{self.kind}: the package was built for {package}, this executor is {executor}"
-        return f"{self.kind}: {self.content}"
-
-    def encode(self) -> bytes:
-        content = self.content
-        return pack(
-            {
-                self.kind: {content.kind: content.text}
-                if isinstance(content, TdlError)
-                else content
-            }
-        )
+        if not isinstance(self.content, tuple):
+            return super().__str__()
+        text = "{}: the package was built for {}.{}.{}, this executor is {}.{}.{}"
+        return text.format(self.variant, *self.content)
 
 
 def decode_tdl_error(
-    buffer: Buffer, offset: int = 0, end: int | None = None
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
 ) -> tuple[TdlError, int]:
-    """Read a TdlError. Its kind may be a name (str or bin) or an index (any unsigned form), its text str or bin."""
-    end = len(buffer) if end is None else end
-    at = _one_entry(buffer, offset, end)
-    form, index, after = _head(buffer, at, end)
-    if form == "uint" and index < len(TDL_ERROR_KINDS):
-        kind = TDL_ERROR_KINDS[index]
+    """Read a TdlError.
+
+    Its variant may be a name (str or bin) or an index (any unsigned form), and its text
+    str or bin.
+    """
+    reader = _Reader(buffer, offset, end)
+    _read_count(reader, "map", 1)
+    start = reader.offset
+    kind, index = _read_marker(reader)
+    if kind == "uint" and index < len(TDL_ERROR_VARIANTS):
+        variant = TDL_ERROR_VARIANTS[index]
     else:
-        kind, after = _kind(TDL_ERROR_KINDS, buffer, at, end)
-    text, after = _text(buffer, after, end, f"the text of {kind}")
-    return TdlError(kind, text), after
+        reader.offset = start
+        variant = _read_variant(reader, TDL_ERROR_VARIANTS)
+    text = _read_text(reader, f"the text of {variant}")
+    return TdlError(variant, text), reader.offset
 
 
 def decode_executor_error(
-    buffer: Buffer, offset: int = 0, end: int | None = None
+    buffer: Buffer,
+    offset: int = 0,
+    end: int | None = None,
 ) -> tuple[ExecutorError, int]:
     """Read an ExecutorError as `ExecutorError.encode` writes it."""
-    end = len(buffer) if end is None else end
-    kind, content_at = _kind(
-        EXECUTOR_ERROR_KINDS, buffer, _one_entry(buffer, offset, end), end
-    )
-    content: str | TdlError | tuple[int, ...]
-    if kind in ("TaskError", "PackageInitError"):
-        content, after = decode_tdl_error(buffer, content_at, end)
-    elif kind == "IncompatibleVersion":
-        numbers, after = unpack(buffer, content_at, end)
-        is_array = isinstance(numbers, list) and len(numbers) == 6
-        if not is_array or not all(
-            type(number) is int and 0 <= number < 1 << 32 for number in numbers
-        ):
-            raise _unexpected(
-                "an array of six u32 version numbers", "another value", content_at
-            )
-        content = tuple(numbers)
+    reader = _Reader(buffer, offset, end)
+    _read_count(reader, "map", 1)
+    variant = _read_variant(reader, EXECUTOR_ERROR_VARIANTS)
+    content: Any
+    if variant in ("TaskError", "PackageInitError"):
+        content, reader.offset = decode_tdl_error(buffer, reader.offset, end)
+    elif variant == "IncompatibleVersion":
+        _read_count(reader, "array", 6)
+        content = tuple(_read_unsigned(reader, 32) for _ in range(6))
     else:
-        content, after = _text(buffer, content_at, end, f"the text of {kind}")
-    return ExecutorError(kind, content), after
-
-
-def _one_entry(buffer: Buffer, offset: int, end: int) -> int:
-    """Read the head of a map of one entry. Returns the offset of its key."""
-    form, count, after = _head(buffer, offset, end)
-    if form != "map" or count != 1:
-        raise _unexpected("a map of one entry", _found(form, count), offset)
-    return after
-
-
-def _kind(
-    kinds: tuple[str, ...], buffer: Buffer, offset: int, end: int
-) -> tuple[str, int]:
-    """Read the name of one of `kinds`."""
-    kind, after = _text(buffer, offset, end, "the kind of an error")
-    if kind not in kinds:
-        raise _unexpected(f"one of {', '.join(kinds)}", repr(kind[:20]), offset)
-    return kind, after
-
-
-def _text(buffer: Buffer, offset: int, end: int, name: str) -> tuple[str, int]:
-    """Read text that is a str or a bin."""
-    form, size, at = _head(buffer, offset, end)
-    if form not in ("str", "bin"):
-        raise _unexpected(name, _found(form, size), offset)
-    data, after = _data(size, buffer, at, end, name)
-    return _decode_text(data, at, name), after
+        content = _read_text(reader, f"the text of {variant}")
+    return ExecutorError(variant, content), reader.offset
