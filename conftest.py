@@ -1,17 +1,20 @@
-"""Fixtures: the packages, compiled by the system's compiler and staged, and the executor that the tests talk to."""
+"""Fixtures: the packages, compiled and staged, and the executor under test."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import build
 from helpers.executor import OWN_COMMAND, Executor
 
-# A shell lets its background jobs ignore SIGINT and SIGQUIT, and nohup SIGHUP. Executors must not inherit that.
+from spider_executor import ExecutorHandle
+
+# A shell lets its background jobs ignore SIGINT and SIGQUIT, and nohup SIGHUP.
+# Executors must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -53,57 +56,48 @@ def package_dir(
     tmp_path_factory: pytest.TempPathFactory,
     build_package: build.PackageBuilder,
 ) -> Path:
-    """A directory with integration_test_tasks and complex, and with every package of tests/packages/."""
+    """A directory with Spider's own packages and every one of tests/packages/."""
     directory = tmp_path_factory.mktemp("packages")
-    others = request.config.getoption("--package-dir")
+    given = request.config.getoption("--package-dir")
     sources = build.package_sources()
-    if others is None:
-        sources += [build.NATIVE / f"{name}.c" for name in SPIDERS_OWN]
-    else:
-        for name in SPIDERS_OWN:
-            build.stage(
-                directory, name, Path(others).resolve() / name / f"lib{name}.so"
-            )
-    for library, source in zip(build_package.all_of(sources), sources):
+    for name in SPIDERS_OWN:
+        if given is None:
+            sources.append(build.NATIVE / f"{name}.c")
+        else:
+            library = Path(given).resolve() / name / f"lib{name}.so"
+            build.stage(directory, name, library)
+    for source, library in zip(sources, build_package.all_of(sources)):
         build.stage(directory, source.stem, library)
     return directory
 
 
 @pytest.fixture
 def spawn(executor_command: list[str], package_dir: Path) -> Iterator[object]:
-    """Start executors on pipes: spawn(package_dir, command=..., env={...}, shell=..., and options for Popen).
+    """Start executors on pipes: spawn(package_dir, command=..., and Executor's).
 
-    After the test each of them is killed, with the process group that it leads, if any, and its log is checked.
+    After the test the log of each is checked, then its process group is killed.
     """
-    started: list[tuple[Executor, bool]] = []
+    started: list[Executor] = []
 
     def start(
         package_dir: object = package_dir,
         command: list[str] = executor_command,
-        **options: object,
+        **options: Any,
     ) -> Executor:
-        executor = Executor(command, package_dir, **options)
-        started.append((executor, bool(options.get("start_new_session"))))
-        return executor
+        started.append(Executor(command, package_dir, **options))
+        return started[-1]
 
     yield start
     try:
-        for executor, _ in started:
+        for executor in started:
             executor.check_log()
     finally:
-        for executor, leads_group in started:
-            if leads_group:
-                try:
-                    os.killpg(executor.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        for executor in started:
             executor.kill()
 
 
 @pytest.fixture
-def handle(executor_command: list[str], package_dir: Path) -> Iterator[object]:
+def handle(executor_command: list[str], package_dir: Path) -> Iterator[ExecutorHandle]:
     """An ExecutorHandle with the executor under test."""
-    from spider_executor import ExecutorHandle
-
     with ExecutorHandle(package_dir, executor_command) as handle:
         yield handle

@@ -1,196 +1,147 @@
-"""Compares the executor with the least that a C child can do (floor.c), and prints one table.
+"""Compares the executor with the least that a C child can do, in one table.
 
-    python tests/bench/bench.py [--executor PATH]... [--quick]
+    python3 tests/bench/bench.py [--executor PATH]... [--cores one|two|any] [--rounds N]
 
-Every payload gets new executors, all alive at once. They take turns, a block of requests each, round after round, so
-that whatever else the machine does falls on all of them alike. The first round is a warm-up. All of it is done twice:
-with parent and executor on one core, and where the kernel puts them.
+The executor is the executable file, made for this Python. Each payload gets new
+executors, all alive at once. They take turns, a block of requests each, round after
+round, so that whatever else the machine does falls on all of them alike. The first
+round is a warm-up.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import time
 from contextlib import ExitStack
-from typing import Dict, List, NamedTuple, Sequence
+from statistics import median
+from typing import Dict, List, NamedTuple
 
 import harness
-from harness import ECHO, PACKAGES, TASKS, BenchError, Block, Driver, Peer, percentile
+from harness import ECHO, TASKS, Block, Peer
 
 import protocol
-from spider_executor import ExecutorHandle, own_command
 
 MIB = 1 << 20
-FLOOR, OURS = "C floor", "this executor"
-SAME_CORE, BY_KERNEL = "same core", "placed by the kernel"
-ROUND_TRIP, IPC = "round trip P50, µs", "IPC overhead P50, µs"
-CPU, PEAK = "CPU per request, µs", "peak memory, MiB"
-HANDLE, LOCATE = "ExecutorHandle.execute P50, µs", "protocol.locate_request, µs"
-
+FLOOR = "C floor"
+ROUND_TRIP = "round trip, µs"
+OVERHEAD = "overhead, µs"
+CPU = "CPU per request, µs"
+PEAK = "peak memory, MiB"
+SMALL = (ROUND_TRIP, OVERHEAD, CPU)
+# Strings of about 60 bytes, such as tasks get.
+PATHS = [
+    f"/data/warehouse/job-{n:06d}/partition-{n * 7:04d}/part-{n * 13:05d}.parquet"
+    for n in range(100)
+]
+NOTES = """
+Times are medians. In parentheses: the multiple of the C floor's figure, measured in
+the same run. The overhead is the round trip less the time that the executor reports
+for the task, in whole microseconds. 100 strings are {} bytes. Parent and executor:
+{}.
+{}"""
+# The cores of the parent and of the executor, of all that there are.
+CORES = {
+    "one": ("on one core", slice(-1, None), slice(-1, None)),
+    "two": ("on a core each", slice(0, 1), slice(-1, None)),
+    "any": ("placed by the kernel", slice(None), slice(None)),
+}
 Commands = Dict[str, List[str]]
 
 
 class Payload(NamedTuple):
-    """One value that a task returns as it is. `block` requests are sent in a row, `rounds` times."""
+    """A value that a task returns as it is, sent `block` times in a row."""
 
     name: str
-    task: tuple[str, str]
+    package: str
+    task: str
     value: object
     block: int
-    rounds: int
-    measures: Sequence[str]
+    measures: tuple[str, ...]
 
 
 PAYLOADS = (
-    Payload(
-        "tiny",
-        (TASKS, "fibonacci"),
-        1,
-        250,
-        240,
-        (ROUND_TRIP, IPC, CPU, HANDLE, LOCATE),
-    ),
-    Payload(
-        "100 strings", (ECHO, "echo"), harness.PATHS, 250, 200, (ROUND_TRIP, IPC, CPU)
-    ),
-    Payload("1 MiB", (ECHO, "echo"), bytes(MIB), 10, 200, (ROUND_TRIP, CPU)),
-    Payload(
-        "7 MiB", (ECHO, "echo"), bytes(7 * MIB), 3, 100, (ROUND_TRIP, CPU, HANDLE, PEAK)
-    ),
+    Payload("tiny", TASKS, "fibonacci", 1, 250, SMALL),
+    Payload("4 KiB", ECHO, "echo", bytes(4096), 250, SMALL),
+    Payload("100 strings", ECHO, "echo", PATHS, 250, SMALL),
+    Payload("1 MiB", ECHO, "echo", bytes(MIB), 10, (ROUND_TRIP, CPU)),
+    Payload("7 MiB", ECHO, "echo", bytes(7 * MIB), 2, (ROUND_TRIP, CPU, PEAK)),
 )
 
 
-def measure(
-    driver: Driver, commands: Commands, payload: Payload, block: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    """Return the value of each measure for each executor."""
-    inputs = protocol.pack_values(payload.value)
-    frame = harness.request_frame(*payload.task, inputs)
-    blocks: dict[str, list[Block]] = {name: [] for name in commands}
-    found: dict[str, dict[str, float]] = {measure: {} for measure in payload.measures}
-    with ExitStack() as stack:
-        peers = {
-            name: stack.enter_context(Peer(command))
-            for name, command in commands.items()
-        }
-        for at in range(1 + rounds):
-            harness.progress(f"{payload.name}, round {at} of {rounds}")
-            for name in list(commands)[:: 1 if at % 2 else -1]:
-                measured, reply = driver.run(peers[name], [frame], block)
-                if protocol.decode_response(reply, protocol.FRAME_HEADER_SIZE)[
-                    0
-                ].outcome != protocol.Success(inputs):
-                    raise BenchError(
-                        f"{commands[name][-1]}: not the outputs that {payload.task[1]} returns"
-                    )
-                if at:
-                    blocks[name].append(measured)
-        for name, peer in peers.items():
-            for measure, value in figures(blocks[name], peer).items():
-                if measure in found:
-                    found[measure][name] = value
-    if HANDLE in found:
-        found[HANDLE] = measure_handle(commands, payload, max(block // 10, 1), rounds)
-    if LOCATE in found:
-        found[LOCATE][OURS] = measure_locate(frame, rounds)
-    return found
+class Bench:
+    def __init__(self, commands: Commands, cores: str, rounds: int) -> None:
+        self.commands = commands
+        self.rounds = rounds
+        everywhere = sorted(os.sched_getaffinity(0))
+        self.placement, ours, theirs = CORES[cores]
+        self.our_cores = everywhere[ours]
+        self.their_cores = everywhere[theirs]
+
+    def measure(self, payload: Payload) -> dict[str, dict[str, float]]:
+        """Return the figures of each executor."""
+        inputs = protocol.pack_values(payload.value)
+        frame = harness.request_frame(payload.package, payload.task, inputs)
+        blocks: dict[str, list[Block]] = {name: [] for name in self.commands}
+        with ExitStack() as stack:
+            os.sched_setaffinity(0, self.their_cores)
+            peers = {
+                name: stack.enter_context(Peer(command, harness.environment()))
+                for name, command in self.commands.items()
+            }
+            os.sched_setaffinity(0, self.our_cores)
+            for number in range(1 + self.rounds):
+                harness.progress(f"{payload.name}, round {number} of {self.rounds}")
+                for name in harness.in_turn(list(peers), number):
+                    block = peers[name].run(frame, inputs, payload.block)
+                    blocks[name].append(block)
+            return {name: figures(blocks[name][1:], peers[name]) for name in peers}
+
+    def starts(self) -> dict[str, float]:
+        """Return the milliseconds from the start of each executor to its reply."""
+        times: dict[str, list[int]] = {name: [] for name in self.commands}
+        os.sched_setaffinity(0, self.their_cores)
+        for number in range(self.rounds // 4):
+            harness.progress(f"start, round {number} of {self.rounds // 4}")
+            for name in harness.in_turn(list(times), number):
+                taken = harness.start_ns(self.commands[name], harness.environment())
+                times[name].append(taken)
+        return {name: median(taken) / 1e6 for name, taken in times.items()}
+
+    def rows(self) -> list[list[str]]:
+        table = []
+        for payload in PAYLOADS:
+            found = self.measure(payload)
+            for measure in payload.measures:
+                values = {name: found[name][measure] for name in found}
+                table.append(row(f"{payload.name}: {measure}", values))
+        table.append(row("start to first reply, ms", self.starts()))
+        harness.progress("")
+        return table
 
 
-def figures(blocks: Sequence[Block], peer: Peer) -> dict[str, float]:
-    round_trips = [taken for block in blocks for taken in block.round_trip_ns]
-    elapsed = [taken * 1000 for block in blocks for taken in block.elapsed_us]
+def figures(blocks: list[Block], peer: Peer) -> dict[str, float]:
+    round_trips = []
+    overheads = []
+    for block in blocks:
+        round_trips += block.round_trip_ns
+        for taken, elapsed in zip(block.round_trip_ns, block.elapsed_us):
+            overheads.append(taken - elapsed * 1000)
+    cpu = [block.cpu_ns / len(block.elapsed_us) for block in blocks]
     return {
-        ROUND_TRIP: percentile(round_trips, 50) / 1000,
-        IPC: percentile([whole - part for whole, part in zip(round_trips, elapsed)], 50)
-        / 1000,
-        CPU: percentile([block.cpu_ns / len(block.elapsed_us) for block in blocks], 50)
-        / 1000,
-        PEAK: peer.kib("status", "VmHWM") / 1024,
+        ROUND_TRIP: median(round_trips) / 1000,
+        OVERHEAD: median(overheads) / 1000,
+        CPU: median(cpu) / 1000,
+        PEAK: peer.peak_memory() / MIB,
     }
 
 
-def measure_handle(
-    commands: Commands, payload: Payload, block: int, rounds: int
-) -> dict[str, float]:
-    times: dict[str, list[int]] = {name: [] for name in commands}
-    with ExitStack() as stack:
-        handles = {}
-        for name, command in commands.items():
-            handles[name] = stack.enter_context(
-                ExecutorHandle(PACKAGES, command, harness.environment())
-            )
-            handles[name].execute(
-                *payload.task, payload.value, timeout=harness.BLOCK_TIMEOUT_SECONDS
-            )
-        for at in range(rounds):
-            harness.progress(
-                f"{payload.name} through ExecutorHandle, round {at} of {rounds}"
-            )
-            for name in list(commands)[:: 1 if at % 2 else -1]:
-                for _ in range(block):
-                    start = time.perf_counter_ns()
-                    handles[name].execute(
-                        *payload.task,
-                        payload.value,
-                        timeout=harness.BLOCK_TIMEOUT_SECONDS,
-                    )
-                    times[name].append(time.perf_counter_ns() - start)
-    return {name: percentile(taken, 50) / 1000 for name, taken in times.items()}
+def row(title: str, values: dict[str, float]) -> list[str]:
+    floor, *others = values.values()
+    cells = [harness.cell(value, floor) for value in others]
+    return [title, harness.figure(floor), *cells]
 
 
-def measure_locate(frame: bytes, rounds: int) -> float:
-    """The best of some blocks of 1,000 calls."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter_ns()
-        for _ in range(1000):
-            protocol.locate_request(frame, protocol.FRAME_HEADER_SIZE, len(frame))
-        times.append(time.perf_counter_ns() - start)
-    return min(times) / 1e6
-
-
-def rows(commands: Commands, quick: bool) -> list[list[str]]:
-    driver = Driver()
-    everywhere = os.sched_getaffinity(0)
-    table = []
-    for payload in PAYLOADS:
-        block, rounds = (
-            (max(payload.block // 10, 1), 2)
-            if quick
-            else (payload.block, payload.rounds)
-        )
-        found = {}
-        for placement, cores in (
-            (SAME_CORE, {max(everywhere)}),
-            (BY_KERNEL, everywhere),
-        ):
-            os.sched_setaffinity(0, cores)
-            found[placement] = measure(driver, commands, payload, block, rounds)
-        for name in payload.measures:
-            cells = (
-                cell(values[name], subject)
-                for values in found.values()
-                for subject in commands
-            )
-            table.append([payload.name, name, *cells])
-    harness.progress("")
-    return table
-
-
-def cell(values: dict[str, float], subject: str) -> str:
-    if subject not in values:
-        return ""
-    text = f"{values[subject]:.{1 if values[subject] >= 1 else 2}f}"
-    return (
-        f"{text} ({values[subject] / values[FLOOR]:.2f}×)"
-        if subject != FLOOR and FLOOR in values
-        else text
-    )
-
-
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description="Compare the executor with the least that a C child can do."
     )
@@ -202,39 +153,31 @@ def main() -> int:
         help="measure another one, too",
     )
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="few samples: shows that it runs, not how fast it is",
+        "--cores",
+        choices=CORES,
+        default="one",
+        help="how many parent and executor have (%(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        default=200,
+        help="blocks of requests for each payload (%(default)s)",
     )
     options = parser.parse_args()
-    harness.build()
-    commands = {FLOOR: [str(harness.BUILD / "floor")], OURS: own_command()}
+    harness.compile_all()
+    commands = {
+        FLOOR: [harness.FLOOR],
+        "this executor": [harness.executable_file(harness.python())],
+    }
     for path in options.executor:
         commands[path] = [os.path.abspath(path)]
-    # The first start may compile the modules, which takes memory.
-    subprocess.run(
-        commands[OURS],
-        stdin=subprocess.DEVNULL,
-        env=harness.environment(),
-        check=True,
-        timeout=60,
-    )
-    columns = [
-        f"{placement}: {name}"
-        for placement in (SAME_CORE, BY_KERNEL)
-        for name in commands
-    ]
-    print(
-        harness.markdown_table(
-            ["payload", "measure", *columns], rows(commands, options.quick)
-        ),
-        end="",
-    )
-    print(
-        "\nIn parentheses: the multiple of the floor's figure in the same run. IPC overhead is the round trip less what"
-        f" the executor says that the task took, in whole microseconds.\n{harness.machine()}"
-    )
-    return 0
+    bench = Bench(commands, options.cores, options.rounds)
+    rows = bench.rows()
+    harness.print_table(["", *commands], rows)
+    strings = len(protocol.pack_values(PATHS))
+    print(NOTES.format(strings, bench.placement, harness.machine()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-/* The bench's hand on an executor's pipes: send a prebuilt frame, read its reply, note the time, and again. Loaded with
- * ctypes; everything that need not be exact happens in Python. */
+/* Sends a prebuilt frame to an executor, reads its reply, notes the time, and again.
+ * Loaded with ctypes; everything that need not be exact happens in Python. */
 #define _GNU_SOURCE
 #include <endian.h>
 #include <errno.h>
@@ -10,11 +10,6 @@
 #include <unistd.h>
 
 enum { HEADER = 4, SHORTEST_REPLY = 28 };
-
-typedef struct {
-    const uint8_t *frame;
-    size_t size;
-} Request;
 
 static uint64_t read_clock(clockid_t clock) {
     struct timespec now = {0, 0};
@@ -28,18 +23,21 @@ uint64_t driver_cpu_ns(pid_t pid) {
     return clock_getcpuclockid(pid, &clock) == 0 ? read_clock(clock) : 0;
 }
 
-/* Sends `requests` in turn until `count` replies have come. For reply i, round_trip_ns[i] is the time from before the
- * first byte of the frame is written until after the last byte of the reply is read, elapsed_us[i] what the executor
- * says of itself. `reply` holds the last reply. Returns its size, or a negative errno: EPIPE if the executor ended,
- * EBADMSG if the reply is not a success, EMSGSIZE if it does not fit. */
-int64_t driver_run(int to, int from, const Request *requests, size_t request_count, size_t count, uint8_t *reply,
-                   size_t capacity, uint64_t *round_trip_ns, uint64_t *elapsed_us) {
+/* Sends `frame` `count` times, each time after the reply to the last one. For reply i,
+ * round_trip_ns[i] is the time from before the first byte of the frame is written until
+ * after the last byte of the reply is read, and elapsed_us[i] is what the executor says
+ * of itself. `reply` holds the last reply. Returns its size, or a negative errno: EPIPE
+ * if the executor ended, EBADMSG if the reply is not a success, EMSGSIZE if it does not
+ * fit. */
+int64_t driver_run(int to, int from, const uint8_t *frame, size_t size, size_t count,
+                   uint8_t *reply, size_t capacity, uint64_t *round_trip_ns,
+                   uint64_t *elapsed_us) {
+    static const uint8_t success[8] = {0};
     size_t have = 0;
     for (size_t i = 0; i < count; i++) {
-        const Request *request = &requests[i % request_count];
         uint64_t start = read_clock(CLOCK_MONOTONIC);
-        for (size_t sent = 0; sent < request->size;) {
-            ssize_t written = write(to, request->frame + sent, request->size - sent);
+        for (size_t sent = 0; sent < size;) {
+            ssize_t written = write(to, frame + sent, size - sent);
             if (written < 0) {
                 return -errno;
             }
@@ -62,8 +60,7 @@ int64_t driver_run(int to, int from, const Request *requests, size_t request_cou
             }
         }
         round_trip_ns[i] = read_clock(CLOCK_MONOTONIC) - start;
-        static const uint8_t success[8] = {0};
-        if (have < SHORTEST_REPLY || memcmp(reply + HEADER, success, sizeof success) != 0) {
+        if (have < SHORTEST_REPLY || memcmp(reply + HEADER, success, sizeof success)) {
             return -EBADMSG;
         }
         memcpy(&elapsed_us[i], reply + have - sizeof *elapsed_us, sizeof *elapsed_us);

@@ -1,6 +1,7 @@
-/* The floor: the least that a child can do for one request. Read the frame, find its fields, look the package up (once),
- * call it, write the reply, free. It trusts its input, answers successes alone, and stops at anything else; what an
- * executor costs above it is the price of the language, the checks, the logs and the guards. */
+/* The floor: the least that a child can do for one request. Read the frame, find its
+ * fields, look the package up (once), call it, write the reply, free. It trusts its
+ * input, answers successes alone, and stops at anything else. What an executor costs
+ * above it is the price of the language, the checks, the logs and the guards. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -45,12 +46,13 @@ static View field(const uint8_t **cursor) {
     return view;
 }
 
-/* The function of the package asked for last: the bench asks an executor for one package only. */
+/* The function of the package asked for last: the bench asks for one package only. */
 static Execute *find(View package) {
     static char last[NAME_MAX];
     static size_t last_length;
     static Execute *execute;
-    if (execute != NULL && package.length == last_length && memcmp(package.pointer, last, last_length) == 0) {
+    if (execute != NULL && package.length == last_length &&
+        memcmp(package.pointer, last, last_length) == 0) {
         return execute;
     }
     if (package.length > sizeof last) {
@@ -63,7 +65,8 @@ static Execute *find(View package) {
     char path[PATH_MAX];
     int length = (int)package.length;
     const char *name = package.pointer;
-    snprintf(path, sizeof path, "%s/%.*s/lib%.*s.so", directory, length, name, length, name);
+    snprintf(path, sizeof path, "%s/%.*s/lib%.*s.so", directory, length, name, length,
+             name);
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library == NULL) {
         stop(dlerror());
@@ -90,11 +93,13 @@ static void reply(const Result *result, uint64_t elapsed_us) {
     static uint8_t copy[REPLY_HEAD + COPY_MAX + sizeof elapsed_us];
     uint8_t head[REPLY_HEAD] = {0};
     uint64_t length = result->length;
-    uint32_t body = htobe32((uint32_t)(REPLY_HEAD - HEADER + length + sizeof elapsed_us));
+    uint32_t body = (uint32_t)(REPLY_HEAD - HEADER + length + sizeof elapsed_us);
+    body = htobe32(body);
     memcpy(head, &body, sizeof body);
     memcpy(head + 12, &length, sizeof length);
-    struct iovec parts[] = {
-        {head, sizeof head}, {result->pointer, result->length}, {&elapsed_us, sizeof elapsed_us}};
+    struct iovec parts[] = {{head, sizeof head},
+                            {result->pointer, result->length},
+                            {&elapsed_us, sizeof elapsed_us}};
     struct iovec *part = parts;
     int left = 3;
     if (length <= COPY_MAX) {
@@ -107,8 +112,9 @@ static void reply(const Result *result, uint64_t elapsed_us) {
         left = 1;
     }
     while (left > 0) {
-        ssize_t written =
-            left == 1 ? write(STDOUT_FILENO, part->iov_base, part->iov_len) : writev(STDOUT_FILENO, part, left);
+        ssize_t written = left == 1
+                              ? write(STDOUT_FILENO, part->iov_base, part->iov_len)
+                              : writev(STDOUT_FILENO, part, left);
         if (written < 0) {
             stop("writing the reply failed");
         }

@@ -1,18 +1,20 @@
-"""What the measuring scripts share: compile with cc, start executors, drive them, and read what they use.
+"""What the measuring scripts share: builds, executors on pipes, and tables.
 
-Everything is built into build/bench/ of the project. Times are taken in driver.c, which is loaded with ctypes.
+Everything is built into build/bench/ of the project. Times are taken in driver.c.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Sequence
 
@@ -20,45 +22,29 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
 BUILD = ROOT / "build" / "bench"
 PACKAGES = BUILD / "packages"
+FLOOR = str(BUILD / "floor")
 
 sys.path.insert(0, str(ROOT))
 import protocol  # noqa: E402
 
-TASKS, ECHO = "integration_test_tasks", "echo_0000"
-# Strings of about 60 bytes, such as tasks get.
-PATHS = [
-    f"/data/warehouse/job-{n:06d}/partition-{n * 7:04d}/part-{n * 13:05d}.parquet"
-    for n in range(100)
-]
-SHARED = ("-shared", "-fPIC")
+TASKS = "integration_test_tasks"
+ECHO = "echo_0000"
 REPLY_SIZE_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
+# The outputs of a success are between these.
+OUTPUTS_AT = protocol.FRAME_HEADER_SIZE + 16
+ELAPSED_SIZE = 8
 # An executor that hangs ends the run.
-BLOCK_TIMEOUT_SECONDS = 60
+DEADLINE_SECONDS = 60
 
 
 class BenchError(Exception):
     """A build failed, or an executor did."""
 
 
-def compile_c(source: Path, target: Path, *flags: str) -> None:
-    """Compile, unless `target` is newer than the source."""
-    if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
-        return
-    compiler = os.environ.get("CC", "cc")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Another run may be using the target.
-    made = target.with_name(f"{target.name}.{os.getpid()}")
-    command = [
-        compiler,
-        "-std=gnu99",
-        "-O2",
-        *flags,
-        f"-I{ROOT / 'native'}",
-        "-o",
-        str(made),
-        str(source),
-        "-ldl",
-    ]
+# ----------------------------------------------------------------------------- build
+
+
+def build(command: Sequence[str]) -> None:
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -68,124 +54,104 @@ def compile_c(source: Path, target: Path, *flags: str) -> None:
     )
     if done.returncode != 0:
         raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
-    made.replace(target)
 
 
-def library_path(package: str) -> Path:
-    return PACKAGES / package / f"lib{package}.so"
+def compile_c(source: Path, target: Path, *flags: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    compiler = [os.environ.get("CC", "cc"), "-std=gnu99", "-O2", *flags]
+    compiler += [f"-I{ROOT / 'native'}", "-o", str(target)]
+    build([*compiler, str(source), "-ldl"])
 
 
-def build() -> None:
-    compile_c(BENCH / "floor.c", BUILD / "floor")
-    compile_c(BENCH / "driver.c", BUILD / "driver.so", *SHARED)
-    compile_c(BENCH / "echo.c", library_path(ECHO), *SHARED)
-    compile_c(ROOT / "native" / f"{TASKS}.c", library_path(TASKS), *SHARED)
+def compile_all() -> None:
+    """Compile the floor, the driver, and the packages whose tasks are measured."""
+    shared = ("-shared", "-fPIC")
+    compile_c(BENCH / "floor.c", Path(FLOOR))
+    compile_c(BENCH / "driver.c", BUILD / "driver.so", *shared)
+    for name, directory in ((ECHO, BENCH), (TASKS, ROOT / "native")):
+        library = PACKAGES / name / f"lib{name}.so"
+        compile_c(directory / f"{name}.c", library, *shared)
+
+
+def python() -> str:
+    """This Python, and not a link in a virtual environment: a first line is short."""
+    return os.path.realpath(sys.executable)
+
+
+def executable_file(interpreter: str) -> str:
+    """Make the executable file with bytecode for this Python; return its path."""
+    kind = "interpreter" if interpreter else "env"
+    version = sys.version.split()[0]
+    directory = (BUILD / f"{kind}-{version}").relative_to(ROOT)
+    target = f"{directory}/spider-task-executor"
+    variables = [
+        f"PYTHON={sys.executable}",
+        f"INTERPRETER={interpreter}",
+        f"DIST={directory}",
+    ]
+    build(["make", "-s", "-C", str(ROOT), *variables, target])
+    return str(ROOT / target)
+
+
+# ------------------------------------------------------------------------- executors
 
 
 def request_frame(package: str, task: str, inputs: bytes) -> bytes:
-    context = protocol.TaskContext(
-        job_id=1, task_instance_id=1, resource_group_id=1
-    ).encode()
-    return protocol.encode_frame(
-        protocol.encode_request(protocol.Execute(package, task, context, inputs))
-    )
+    context = protocol.TaskContext().encode()
+    execute = protocol.Execute(package, task, context, inputs)
+    return protocol.encode_frame(protocol.encode_request(execute))
 
 
-class _Request(ctypes.Structure):
-    _fields_ = [("frame", ctypes.c_char_p), ("size", ctypes.c_size_t)]
+def environment(**more: str) -> dict[str, str]:
+    """Ours, with the packages of the bench, and without logs."""
+    variables = dict(os.environ, SPIDER_TDL_PACKAGE_DIR=str(PACKAGES), **more)
+    variables.pop("RUST_LOG", None)
+    return variables
 
 
 class Block(NamedTuple):
-    """What a number of requests in a row took. `cpu_ns` is the executor's for all of them."""
+    """What requests in a row took. `cpu_ns` is the executor's for all of them."""
 
     round_trip_ns: list[int]
     elapsed_us: list[int]
     cpu_ns: int
 
 
-class Driver:
-    """driver.so, and the buffer that it reads replies into."""
-
-    def __init__(self) -> None:
-        library = ctypes.CDLL(str(BUILD / "driver.so"))
-        self._run, self._cpu_ns = library.driver_run, library.driver_cpu_ns
-        self._run.restype, self._cpu_ns.restype = ctypes.c_int64, ctypes.c_uint64
-        size, pointer = ctypes.c_size_t, ctypes.c_void_p
-        self._run.argtypes = [
-            ctypes.c_int,
-            ctypes.c_int,
-            pointer,
-            size,
-            size,
-            pointer,
-            size,
-            pointer,
-            pointer,
-        ]
-        self._reply = ctypes.create_string_buffer(REPLY_SIZE_MAX)
-
-    def run(
-        self, peer: Peer, frames: Sequence[bytes], count: int
-    ) -> tuple[Block, bytes]:
-        """Send `count` requests, `frames` in turn, each after the last one's reply. Also return the last reply."""
-        requests = (_Request * len(frames))(
-            *(_Request(frame, len(frame)) for frame in frames)
-        )
-        times, elapsed = (ctypes.c_uint64 * count)(), (ctypes.c_uint64 * count)()
-        pipes, space = (peer.to_child, peer.from_child), (self._reply, REPLY_SIZE_MAX)
-        signal.signal(signal.SIGALRM, _raise_timeout)
-        signal.alarm(BLOCK_TIMEOUT_SECONDS)
-        try:
-            before = self._cpu_ns(peer.pid)
-            size = self._run(
-                *pipes, requests, len(frames), count, *space, times, elapsed
-            )
-            cpu_ns = self._cpu_ns(peer.pid) - before
-        finally:
-            signal.alarm(0)
-        if size < 0:
-            raise BenchError(f"{shlex.join(peer.command)}: {self._problem(-size)}")
-        return Block(list(times), list(elapsed), cpu_ns), self._reply[:size]
-
-    def _problem(self, code: int) -> str:
-        if code == errno.EPIPE:
-            return "it ended without a reply"
-        if code != errno.EBADMSG:
-            return os.strerror(code)
-        outcome = protocol.decode_response(self._reply, protocol.FRAME_HEADER_SIZE)[
-            0
-        ].outcome
-        assert isinstance(outcome, protocol.Failure)
-        return f"the task failed: {protocol.decode_executor_error(outcome.error)[0]}"
+@functools.lru_cache(maxsize=None)
+def _driver() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(BUILD / "driver.so"))
+    library.driver_run.restype = ctypes.c_int64
+    library.driver_run.argtypes = [
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    library.driver_cpu_ns.restype = ctypes.c_uint64
+    return library
 
 
 def _raise_timeout(*_: Any) -> None:
-    raise BenchError(f"no reply within {BLOCK_TIMEOUT_SECONDS} seconds")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Ours, with the packages of the bench, and without logs."""
-    kept = {name: value for name, value in os.environ.items() if name != "RUST_LOG"}
-    return {**kept, "SPIDER_TDL_PACKAGE_DIR": str(PACKAGES), **more}
+    raise BenchError(f"no reply within {DEADLINE_SECONDS} seconds")
 
 
 class Peer:
-    """An executor at the other end of two pipes. A context manager, which kills and reaps it at the end."""
+    """An executor at the other end of two pipes, killed at the end of the block."""
 
-    def __init__(
-        self, command: Sequence[str], env: dict[str, str] | None = None
-    ) -> None:
-        self.command = list(command)
+    reply = ctypes.create_string_buffer(REPLY_SIZE_MAX)
+
+    def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
+        self.command = command
         stdin, self.to_child = os.pipe()
         self.from_child, stdout = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
+        moves = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
         try:
-            self.pid = os.posix_spawn(
-                self.command[0],
-                self.command,
-                env or environment(),
-                file_actions=actions,
-            )
+            self.pid = os.posix_spawn(command[0], command, env, file_actions=moves)
         finally:
             os.close(stdin)
             os.close(stdout)
@@ -199,35 +165,84 @@ class Peer:
         os.close(self.to_child)
         os.close(self.from_child)
 
-    def kib(self, file: str, field: str) -> int:
-        """Read a field of /proc/PID/FILE: VmHWM of status is the peak memory, Rss of smaps_rollup the current one."""
-        text = Path(f"/proc/{self.pid}/{file}").read_text()
-        found = re.search(rf"^{field}:\s*(\d+) kB", text, re.MULTILINE)
-        assert found is not None, text
-        return int(found.group(1))
+    def run(self, frame: bytes, outputs: bytes, count: int) -> Block:
+        """Send a request `count` times, each time after the last one's reply.
 
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    return sorted(values)[int((len(values) - 1) * percent / 100)]
-
-
-def markdown_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 2
-) -> str:
-    """Align the columns: the first ones hold words, the others figures."""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    rule = [
-        "-" * width if at < words else "-" * (width - 1) + ":"
-        for at, width in enumerate(widths)
-    ]
-    lines = []
-    for cells in (head, rule, *rows):
-        padded = (
-            f"{cell:{'<' if at < words else '>'}{widths[at]}}"
-            for at, cell in enumerate(cells)
+        Raises BenchError if the last outputs are not the expected ones.
+        """
+        times = (ctypes.c_uint64 * count)()
+        elapsed = (ctypes.c_uint64 * count)()
+        signal.signal(signal.SIGALRM, _raise_timeout)
+        signal.alarm(DEADLINE_SECONDS)
+        before = _driver().driver_cpu_ns(self.pid)
+        size = _driver().driver_run(
+            self.to_child,
+            self.from_child,
+            frame,
+            len(frame),
+            count,
+            self.reply,
+            REPLY_SIZE_MAX,
+            times,
+            elapsed,
         )
-        lines.append(f"| {' | '.join(padded)} |\n")
-    return "".join(lines)
+        cpu_ns = _driver().driver_cpu_ns(self.pid) - before
+        signal.alarm(0)
+        self._check(size, outputs)
+        return Block(list(times), list(elapsed), cpu_ns)
+
+    def _check(self, size: int, outputs: bytes) -> None:
+        if size >= 0 and self.reply[OUTPUTS_AT : size - ELAPSED_SIZE] == outputs:
+            return
+        problem = f"expected a success with {outputs!r:.99}, found {self.reply[:99]!r}"
+        if size == -errno.EPIPE:
+            problem = "it ended without a reply"
+        elif size < 0 and size != -errno.EBADMSG:
+            problem = os.strerror(-size)
+        raise BenchError(f"{shlex.join(self.command)}: {problem}")
+
+    def peak_memory(self) -> int:
+        """In bytes."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def start_ns(command: Sequence[str], env: dict[str, str]) -> int:
+    """The time from the start of an executor to its first reply."""
+    inputs = protocol.pack_values(1)
+    frame = request_frame(ECHO, "echo", inputs)
+    start = time.perf_counter_ns()
+    with Peer(command, env) as peer:
+        peer.run(frame, inputs, 1)
+        return time.perf_counter_ns() - start
+
+
+# ---------------------------------------------------------------------------- output
+
+
+def in_turn(names: Sequence[str], round_number: int) -> Sequence[str]:
+    """The names, in the other order every other round."""
+    return names[:: -1 if round_number % 2 else 1]
+
+
+def figure(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def cell(value: float, base: float) -> str:
+    """A figure, and what multiple it is of another one."""
+    return f"{figure(value)} ({value / base:.2f} ×)"
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print Markdown. The first column holds words, the others figures."""
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    rule[0] = "-" * widths[0]
+    for cells in (head, rule, *rows):
+        padded = [text.rjust(width) for text, width in zip(cells, widths)]
+        padded[0] = cells[0].ljust(widths[0])
+        print(f"| {' | '.join(padded)} |")
 
 
 def progress(what: str) -> None:
@@ -236,13 +251,14 @@ def progress(what: str) -> None:
         print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[], int]) -> NoReturn:
+def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's `main`, and say what went wrong in one line."""
+    status = 1
     try:
-        status = main()
+        main()
+        status = 0
     except (BenchError, OSError) as error:
         print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
-        status = 1
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
@@ -250,9 +266,8 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 def machine() -> str:
     """Describe the machine for whoever reads the table."""
-    found = re.search(
-        r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE
-    )
-    model = found.group(1) if found else "a processor of unknown model"
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"{os.cpu_count()} × {model}, Linux {os.uname().release}, CPython {python}"
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    model = found.group(1) if found else "unknown processor"
+    kernel = os.uname().release
+    version = sys.version.split()[0]
+    return f"{os.cpu_count()} × {model}, Linux {kernel}, CPython {version}"

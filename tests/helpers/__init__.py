@@ -1,1 +1,1 @@
-"""What the tests share: compiling packages, executors on pipes, facts about processes, and commands."""
+"""What the tests share: packages, executors on pipes, processes, and commands."""

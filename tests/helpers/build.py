@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,8 @@ PACKAGES = ROOT / "tests" / "packages"
 
 CC = os.environ.get("CC", "cc")
 # An empty CXX in the environment means that there is no C++ compiler.
-CXX = (
-    os.environ.get("CXX", next(filter(shutil.which, ("c++", "g++", "clang++")), None))
-    or None
-)
+_CXX_FOUND = next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+CXX = os.environ.get("CXX", _CXX_FOUND) or None
 
 
 class PackageBuilder:
@@ -41,29 +40,24 @@ class PackageBuilder:
         self.numbers = itertools.count()
 
     def __call__(self, source: Path, *flags: str) -> Path:
+        """Return the library. The first line of a failure is the command."""
         key = (source, flags)
         if key not in self.built:
             library = self.directory / f"{next(self.numbers)}-{source.stem}.so"
-            compiler = (
-                [CC, "-std=gnu99"]
-                if source.suffix == ".c"
-                else [str(CXX), "-std=c++17"]
-            )
-            includes = [f"-I{NATIVE}", f"-I{PACKAGES}"]
-            command = [
-                *compiler,
-                "-O2",
-                "-fPIC",
-                "-shared",
-                *includes,
-                "-o",
-                str(library),
-                str(source),
-                *flags,
-            ]
-            subprocess.run(command, check=True, timeout=120)
+            self._compile(source, library, flags)
             self.built[key] = library
         return self.built[key]
+
+    def _compile(self, source: Path, library: Path, flags: tuple[str, ...]) -> None:
+        language = [CC, "-std=gnu99"]
+        if source.suffix != ".c":
+            language = [str(CXX), "-std=c++17"]
+        command = [*language, "-O2", "-fPIC", "-shared"]
+        command += [f"-I{NATIVE}", f"-I{PACKAGES}"]
+        command += ["-o", str(library), str(source), *flags]
+        done = subprocess.run(command, capture_output=True, timeout=120)
+        said = done.stderr.decode(errors="replace")
+        assert done.returncode == 0, f"failed: {shlex.join(command)}\n{said}"
 
     def all_of(self, sources: list[Path]) -> list[Path]:
         """Compile several files, as many at a time as there are processors."""
@@ -72,12 +66,15 @@ class PackageBuilder:
 
 
 def package_sources() -> list[Path]:
-    """The source files of tests/packages/, those in C++ only if there is a compiler for it."""
+    """The files of tests/packages/, those in C++ only if there is a compiler."""
     return sorted(PACKAGES.glob("*.c" if CXX is None else "*.c*"))
 
 
 def stage(package_dir: Path, name: str, library: Path) -> Path:
-    """Copy a library to where an executor looks for the package `name`. An existing file is overwritten."""
+    """Copy a library to where an executor looks for the package `name`.
+
+    An existing file is overwritten, also in processes that have mapped it.
+    """
     target = package_dir / name / f"lib{name}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(library, target)
@@ -85,109 +82,89 @@ def stage(package_dir: Path, name: str, library: Path) -> Path:
 
 
 def replace(package_dir: Path, name: str, library: Path) -> Path:
-    """Like `stage`, but by renaming a new file, so that a process that has mapped the old file keeps it."""
-    target = package_dir / name / f"lib{name}.so"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(library, target.with_suffix(".new"))
-    target.with_suffix(".new").rename(target)
-    return target
+    """Like `stage`, but processes that have mapped the old file keep it."""
+    (package_dir / name / f"lib{name}.so").unlink(missing_ok=True)
+    return stage(package_dir, name, library)
 
 
-# ---------------------------------------------------------------------------------------------------------------- tools
+# ---------------------------------------------------------------------------- tools
+
+_PROGRAM = b"""
+#if defined ONLY_GCC && defined __clang__
+#error "this is clang"
+#endif
+int main(void) { return 0; }
+"""
 
 
 def _runs(*command: str) -> bool:
+    """Whether a command, which gets _PROGRAM as its input, ends with 0."""
     try:
-        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        done = subprocess.run(command, input=_PROGRAM, capture_output=True, timeout=60)
     except OSError:
         return False
+    return done.returncode == 0
 
 
-def _compiles(compiler: str, text: str, *flags: str) -> bool:
-    command = [compiler, "-x", "c", "-o", os.devnull, "-", *flags]
-    try:
-        return (
-            subprocess.run(
-                command, input=text.encode(), capture_output=True, timeout=60
-            ).returncode
-            == 0
-        )
-    except OSError:
-        return False
+@functools.lru_cache(maxsize=None)
+def unprivileged() -> tuple[str, ...]:
+    """The start of a command that runs without root's rights, or that fails."""
+    if os.geteuid() != 0:
+        return ("env",)
+    ways = (
+        ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        ("unshare", "--user"),
+    )
+    for way in ways:
+        if _runs(*way, sys.executable, "-IS", "-c", ""):
+            return way
+    return ("false",)
 
 
-SANITIZERS = "-fsanitize=address,undefined"
-
-# A tool, how to see that it is there, and the tests that do not run without it.
+_COMPILE = (CC, "-x", "c", "-o", os.devnull, "-")
+_SANITIZE = (*_COMPILE, "-fsanitize=address,undefined")
+# A tool, the tests that need it, and a command that succeeds if it is here.
 TOOLS = {
-    "C++ compiler": (lambda: CXX is not None, "packages in C++"),
-    "clang": (
-        lambda: shutil.which("clang") is not None,
-        "the SDK's header under a second compiler",
-    ),
-    "sanitizers": (
-        lambda: _compiles(CC, "int main(void) { return 0; }", SANITIZERS),
-        "the SDK under sanitizers",
-    ),
+    "C++ compiler": ("all of C++", [CXX or "false", "--version"]),
+    "gcc": ("the SDK's headers with gcc", ["gcc", "--version"]),
+    "g++": ("the SDK's headers with g++", ["g++", "--version"]),
+    "clang": ("the SDK's headers with clang", ["clang", "--version"]),
+    "zstd.h": ("all of zstd", [*_COMPILE, "-include", "zstd.h", "-lzstd"]),
+    "sanitizers": ("the SDK under sanitizers", _SANITIZE),
     "gcc's sanitizers": (
-        lambda: (
-            has("sanitizers")
-            and not _compiles(CC, "#ifndef __clang__\n#error\n#endif\n", "-c")
-        ),
         "the guide's example with sanitizers",
+        [*_SANITIZE, "-DONLY_GCC"],
     ),
-    "ThreadSanitizer": (
-        lambda: _compiles(CC, "int main(void) { return 0; }", "-fsanitize=thread"),
-        "threads in the SDK",
-    ),
-    "zstd.h": (
-        lambda: _compiles(CC, "#include <zstd.h>\n", "-c"),
-        "commit tasks with compressed outputs",
-    ),
-    "gdb": (lambda: shutil.which("gdb") is not None, "the guide's example with gdb"),
+    "ThreadSanitizer": ("threads in the SDK", [*_COMPILE, "-fsanitize=thread"]),
+    "gdb": ("the guide's example with gdb", ["gdb", "--version"]),
     # valgrind cannot run every build of Python.
     "valgrind": (
-        lambda: _runs("valgrind", "-q", sys.executable, "--version"),
         "the guide's example with valgrind",
+        ["valgrind", "-q", sys.executable, "--version"],
     ),
     "unprivileged user": (
-        lambda: unprivileged() is not None,
         "executors of another user",
+        [*unprivileged(), "true"],
     ),
 }
 
 
 @functools.lru_cache(maxsize=None)
 def has(tool: str) -> bool:
-    return bool(TOOLS[tool][0]())
+    return _runs(*TOOLS[tool][1])
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:
     """A mark that skips a test without these tools."""
     absent = [tool for tool in tools if not has(tool)]
-    return pytest.mark.skipif(
-        bool(absent), reason=f"this machine has no {', no '.join(absent)}"
-    )
+    reason = f"this machine has no {', no '.join(absent)}"
+    return pytest.mark.skipif(bool(absent), reason=reason)
 
 
 def missing() -> list[str]:
-    """One line for each tool that is not there."""
+    """One line for each tool that is not here: what is not run without it."""
     return [
         f"not run: {tests} (no {tool})"
-        for tool, (_, tests) in TOOLS.items()
+        for tool, (tests, _) in TOOLS.items()
         if not has(tool)
     ]
-
-
-@functools.lru_cache(maxsize=None)
-def unprivileged() -> tuple[str, ...] | None:
-    """The start of a command that runs this Python without root's rights, or None if there is no way."""
-    if os.geteuid() != 0:
-        return ()
-    ways = (
-        ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-        ("unshare", "--user"),
-    )
-    return next(
-        (way for way in ways if _runs(*way, sys.executable, "-IS", "-c", "")), None
-    )

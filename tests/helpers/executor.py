@@ -1,11 +1,13 @@
 """An executor on raw pipes, with a deadline on every wait.
 
 DEADLINE                        seconds that only a hang exceeds
-request, raw_request            the frame of an Execute; SHUTDOWN is the other request's frame
+request, raw_request            the frame of an Execute; SHUTDOWN is that of a Shutdown
 outcome, responses              what came back, as Python values
 wait_for                        polls a condition
-Executor                        the process: send, receive, call, serves, exchange, finish, read_to_end, wait, kill;
-                                stderr, log_lines, errors, only_error, check_log
+Executor                        the process, in these groups:
+    send, receive, call, call_raw, serves, read, exchange
+    close_input, close_output, finish, read_to_end, wait, kill
+    stderr, stderr_bytes, log_lines, errors, only_error, check_log
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import protocol
 import spider_executor
@@ -31,9 +35,8 @@ def raw_request(
     package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
 ) -> bytes:
     """The frame of a request with inputs that need not be a payload."""
-    return protocol.encode_frame(
-        protocol.encode_request(protocol.Execute(package, task, raw_ctx, raw_inputs))
-    )
+    execute = protocol.Execute(package, task, raw_ctx, raw_inputs)
+    return protocol.encode_frame(protocol.encode_request(execute))
 
 
 def request(
@@ -47,19 +50,28 @@ def outcome(result: protocol.Result) -> object:
     """A response's outputs as a list of Python values, or its ExecutorError."""
     if isinstance(result.outcome, protocol.Success):
         return protocol.unpack_values(result.outcome.outputs)
-    error, end = protocol.decode_executor_error(result.outcome.error)
-    assert end == len(result.outcome.error)
+    data = result.outcome.error
+    error, end = protocol.decode_executor_error(data)
+    assert not data[end:], f"expected the end after {error!r}, found {data[end:]!r}"
     return error
 
 
+def _decode_result(body: bytes) -> protocol.Result:
+    result, end = protocol.decode_response(body)
+    assert not body[end:], f"expected the end after {result!r}, found {body[end:]!r}"
+    return result
+
+
 def responses(output: bytes) -> list[object]:
-    """The outcomes of all responses in what an executor wrote. An incomplete response is an error."""
-    found, offset = [], 0
+    """The outcomes of all responses in what an executor wrote.
+
+    Raises ProtocolError if the last response is not complete.
+    """
+    found = []
+    offset = 0
     while offset < len(output):
         body, offset = protocol.decode_frame(output, offset)
-        result, end = protocol.decode_response(body)
-        assert end == len(body)
-        found.append(outcome(result))
+        found.append(outcome(_decode_result(body)))
     return found
 
 
@@ -67,15 +79,16 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     """Poll until `condition()` holds."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {DEADLINE} s for {what}"
+        assert time.monotonic() < deadline, f"expected {what} within {DEADLINE} s"
         time.sleep(0.01)
 
 
 class Executor:
-    """An executor on pipes. Its stderr goes to a file, so it cannot block there.
+    """An executor on pipes, in a process group of its own.
 
-    `env` changes the test's own environment; None as a value removes a variable. With `shell`, a line of sh starts the
-    executor: 'ulimit -n 20; exec "$@"'.
+    Its stderr is a file, so it cannot block there. `env` changes the test's own
+    environment; None as a value removes a variable. With `shell`, a line of sh
+    starts the executor: 'ulimit -n 20; exec "$@"'. The other options are Popen's.
     """
 
     def __init__(
@@ -84,115 +97,99 @@ class Executor:
         package_dir: object,
         env: dict[str, str | None] | None = None,
         shell: str | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
-        changes = {
+        variables = {
+            **os.environ,
             "RUST_LOG": None,
             "SPIDER_TDL_PACKAGE_DIR": str(package_dir),
             **(env or {}),
         }
-        environment = {
-            name: value
-            for name, value in {**os.environ, **changes}.items()
-            if value is not None
-        }
         if shell is not None:
             command = ["sh", "-c", shell, "sh", *command]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, kill closes it
-        options = {
+        defaults = {
+            "bufsize": 0,
+            "env": {
+                name: value for name, value in variables.items() if value is not None
+            },
             "stdin": subprocess.PIPE,
             "stdout": subprocess.PIPE,
             "stderr": self._stderr,
-            **options,
+            "start_new_session": True,
         }
-        self.process = subprocess.Popen(command, bufsize=0, env=environment, **options)
+        self.process = subprocess.Popen(command, **{**defaults, **options})
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    # ------------------------------------------------------------------------------------------------------- requests
+    # --------------------------------------------------------------------- requests
+
+    def exchange(self, data: bytes, size: int) -> bytes:
+        """Write `data` and read `size` bytes of stdout, both at once."""
+        unsent = memoryview(data)
+        received = bytearray()
+        while unsent or len(received) < size:
+            if self._wait_for_pipes(len(received) < size, bool(unsent)):
+                received += self._read_some(size - len(received))
+            else:
+                unsent = unsent[os.write(self.process.stdin.fileno(), unsent) :]
+        return bytes(received)
+
+    def _wait_for_pipes(self, reads: bool, writes: bool) -> bool:
+        """Wait until stdout can be read (return True) or stdin written (False)."""
+        outputs = [self.process.stdout] if reads else []
+        inputs = [self.process.stdin] if writes else []
+        for stream in inputs:
+            os.set_blocking(stream.fileno(), False)
+        readable, writable, _ = select.select(outputs, inputs, [], DEADLINE)
+        wanted = "output" if reads else "room for input"
+        assert readable or writable, f"expected {wanted}, found none; {self._state()}"
+        return bool(readable)
+
+    def _read_some(self, size: int) -> bytes:
+        chunk = os.read(self.process.stdout.fileno(), size)
+        if not chunk:
+            self.wait()
+        assert chunk, f"expected {size} more bytes, found the end; {self._state()}"
+        return chunk
 
     def send(self, data: bytes) -> None:
         """Write all of `data` and read nothing meanwhile."""
-        fd = self.process.stdin.fileno()
-        os.set_blocking(fd, False)
-        view, deadline = memoryview(data), time.monotonic() + DEADLINE
-        while view:
-            _, ready, _ = select.select(
-                [], [fd], [], max(0.0, deadline - time.monotonic())
-            )
-            assert ready, "the executor does not read its input"
-            view = view[os.write(fd, view) :]
-
-    def receive(self) -> protocol.Result:
-        """Read one response."""
-        body = self.read(int.from_bytes(self.read(protocol.FRAME_HEADER_SIZE), "big"))
-        result, end = protocol.decode_response(body)
-        assert end == len(body)
-        return result
+        self.exchange(data, 0)
 
     def read(self, size: int) -> bytes:
         """Read exactly `size` bytes of stdout."""
-        data, deadline = bytearray(), time.monotonic() + DEADLINE
-        while len(data) < size:
-            chunk = self._read_some(size - len(data), deadline)
-            assert chunk, (
-                f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
-            )
-            data += chunk
-        return bytes(data)
+        return self.exchange(b"", size)
 
-    def _read_some(self, size: int, deadline: float) -> bytes:
-        fd = self.process.stdout.fileno()
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"no output; stderr: {self.stderr()!r}"
-        return os.read(fd, size)
+    def receive(self) -> protocol.Result:
+        """Read one response."""
+        header = self.read(protocol.FRAME_HEADER_SIZE)
+        return _decode_result(self.read(int.from_bytes(header, "big")))
 
     def call(
         self, package: str, task: str, *values: object, context: bytes = CONTEXT
     ) -> object:
-        """Run a task; returns its outputs or the ExecutorError."""
+        """Run a task; return its outputs or the ExecutorError."""
         self.send(request(package, task, *values, context=context))
         return outcome(self.receive())
 
     def call_raw(
         self, package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
     ) -> object:
-        """The same with bytes; returns the outputs' bytes or the ExecutorError."""
+        """The same with bytes; return the outputs' bytes or the ExecutorError."""
         self.send(raw_request(package, task, raw_inputs, raw_ctx))
         result = self.receive()
-        return (
-            result.outcome.outputs
-            if isinstance(result.outcome, protocol.Success)
-            else outcome(result)
-        )
+        if isinstance(result.outcome, protocol.Success):
+            return result.outcome.outputs
+        return outcome(result)
 
     def serves(self) -> bool:
         """Whether a good request gets its reply."""
         return self.call("buffers", "echo", "still", 1) == ["still", 1]
 
-    def exchange(self, data: bytes, size: int) -> bytes:
-        """Write `data` and read `size` bytes at the same time. Each read and each write has its own deadline."""
-        input_fd, output_fd = self.process.stdin.fileno(), self.process.stdout.fileno()
-        os.set_blocking(input_fd, False)
-        unsent, received = memoryview(data), bytearray()
-        while len(received) < size:
-            readable, writable, _ = select.select(
-                [output_fd], [input_fd] if unsent else [], [], DEADLINE
-            )
-            assert readable or writable, f"stalled; stderr: {self.stderr()!r}"
-            if writable:
-                unsent = unsent[os.write(input_fd, unsent[: 1 << 20]) :]
-            if readable:
-                chunk = os.read(output_fd, 1 << 20)
-                assert chunk, (
-                    f"end of stdout, exit status {self.wait()}; stderr: {self.stderr()!r}"
-                )
-                received += chunk
-        return bytes(received)
-
-    # -------------------------------------------------------------------------------------------------------- the end
+    # ---------------------------------------------------------------------- the end
 
     def close_input(self) -> None:
         self.process.stdin.close()
@@ -201,44 +198,54 @@ class Executor:
         self.process.stdout.close()
 
     def finish(self, data: bytes = b"") -> tuple[bytes, int]:
-        """Send `data` and the end of the input; returns the rest of stdout and the exit status."""
-        try:
-            output, _ = self.process.communicate(data, timeout=DEADLINE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(
-                f"the executor has not ended; stderr: {self.stderr()!r}"
-            ) from None
+        """Send `data` and the end of the input.
+
+        Return the rest of stdout and the exit status.
+        """
+        output, _ = self._until_deadline(self.process.communicate, data)
         return output, self.process.returncode
 
     def read_to_end(self) -> tuple[bytes, int]:
-        """Read stdout to its end without closing stdin; returns what came and the exit status."""
-        output, deadline = bytearray(), time.monotonic() + DEADLINE
-        while True:
-            chunk = self._read_some(1 << 20, deadline)
+        """Read stdout to its end without closing stdin.
+
+        Return what came and the exit status.
+        """
+        output = bytearray()
+        while self._wait_for_pipes(True, False):
+            chunk = os.read(self.process.stdout.fileno(), 1 << 20)
             if not chunk:
-                return bytes(output), self.wait()
+                break
             output += chunk
+        return bytes(output), self.wait()
 
     def wait(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end; return the exit status."""
+        return self._until_deadline(self.process.wait)
+
+    def _until_deadline(self, function: Callable[..., Any], *arguments: object) -> Any:
         try:
-            return self.process.wait(DEADLINE)
+            return function(*arguments, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             raise AssertionError(
-                f"the executor has not ended; stderr: {self.stderr()!r}"
+                f"expected the executor's end within {DEADLINE} s; {self._state()}"
             ) from None
 
     def kill(self) -> None:
-        """End the executor if it lives, and close its pipes and its stderr."""
-        self.process.kill()
+        """Kill the process group, and close the pipes and stderr."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         self.process.wait(DEADLINE)
-        if not self._stderr.closed:
-            self._last_stderr = self.stderr_bytes()
+        self._last_stderr = self.stderr_bytes()
         for stream in (self.process.stdin, self.process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
 
-    # ----------------------------------------------------------------------------------------------------------- logs
+    # ------------------------------------------------------------------------- logs
+
+    def _state(self) -> str:
+        return f"exit status {self.process.poll()}, stderr: {self.stderr_bytes()!r}"
 
     def stderr(self) -> str:
         """What was written to stderr so far. Bytes that are not UTF-8 fail the test."""
@@ -247,33 +254,41 @@ class Executor:
     def stderr_bytes(self) -> bytes:
         if self._stderr.closed:
             return self._last_stderr
-        return os.pread(
-            self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0
-        )
+        fd = self._stderr.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0)
 
-    # The text is not split by splitlines, which takes other characters than a newline for the end of a line, too.
+    def _json_lines(self, start: str) -> list[dict]:
+        """The lines that begin with `start`. Each must be JSON."""
+        found = []
+        # Not splitlines: for it, lines end at other characters, too.
+        for line in self.stderr().split("\n"):
+            if line and line.startswith(start):
+                try:
+                    found.append(json.loads(line))
+                except ValueError as error:
+                    raise AssertionError(
+                        f"expected a line of JSON, found {line!r}: {error}"
+                    ) from None
+        return found
+
     def log_lines(self) -> list[dict]:
         """All lines of stderr, which must be JSON."""
-        return [json.loads(line) for line in self.stderr().split("\n") if line]
+        return self._json_lines("")
 
     def errors(self) -> list[dict]:
         """The ERROR lines of stderr."""
-        lines = [
-            json.loads(line)
-            for line in self.stderr().split("\n")
-            if line.startswith("{")
-        ]
-        return [line for line in lines if line["level"] == "ERROR"]
+        return [line for line in self._json_lines("{") if line["level"] == "ERROR"]
 
     def only_error(self) -> dict:
         """The fields of the log's one ERROR line."""
-        (line,) = self.errors()
-        return line["fields"]
+        errors = self.errors()
+        assert len(errors) == 1, f"expected one ERROR line, found {self.stderr()!r}"
+        return errors[0]["fields"]
 
     def check_log(self) -> None:
-        """Whatever happened: stderr is UTF-8, has no traceback, and its log lines are JSON."""
-        text = self.stderr()
-        assert "Traceback (most recent call last)" not in text
-        for line in text.split("\n"):
-            if line.startswith('{"timestamp"'):
-                json.loads(line)
+        """Whatever happened: stderr is UTF-8 without traceback, its log lines JSON."""
+        _, traceback, rest = self.stderr().partition(
+            "Traceback (most recent call last)"
+        )
+        assert not traceback, f"expected no traceback, found {traceback}{rest}"
+        self._json_lines('{"timestamp"')

@@ -1,51 +1,55 @@
-"""Libraries for LD_PRELOAD, from tests/packages/preload. Each function returns variables for an executor's environment.
+"""Libraries for LD_PRELOAD, from tests/packages/preload.
 
-clock(build_package, step)      a monotonic clock that moves so many nanoseconds at each look
+Each function returns variables for the environment of an executor.
+
+clock(build_package, step)      a monotonic clock that moves by `step` ns at each look
 mallopt(build_package)          a mallopt that ends the process
-files(build_package, how)       an odd file system: "inodes", "no-dev-null", "no-proc", "early-file"
-BufferCounts                    whether each buffer that packages returned was freed once
+files(build_package, how)       an odd file system: "inodes", "no-dev-null",
+                                "no-proc", "early-file"
+BufferCounts                    whether each buffer of a package was freed once
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from helpers.build import PACKAGES, PackageBuilder
 
 
-def _library(build_package: PackageBuilder, name: str) -> str:
-    return str(build_package(PACKAGES / "preload" / f"{name}.c", "-ldl"))
+def _preload(
+    build_package: PackageBuilder, name: str, **variables: str
+) -> dict[str, str]:
+    library = build_package(PACKAGES / "preload" / f"{name}.c", "-ldl")
+    return {
+        "LD_PRELOAD": str(library),
+        **variables,
+    }
 
 
 def clock(build_package: PackageBuilder, step: int = -1_000_000_000) -> dict[str, str]:
-    return {"LD_PRELOAD": _library(build_package, "clock"), "CLOCK_STEP": str(step)}
+    return _preload(build_package, "clock", CLOCK_STEP=str(step))
 
 
 def mallopt(build_package: PackageBuilder) -> dict[str, str]:
-    return {"LD_PRELOAD": _library(build_package, "mallopt")}
+    return _preload(build_package, "mallopt")
 
 
 def files(build_package: PackageBuilder, how: str) -> dict[str, str]:
-    return {"LD_PRELOAD": _library(build_package, "files"), "ODD_FILES": how}
-
-
-class Buffers(NamedTuple):
-    returned: int
-    freed: int
-    freed_again: int
+    return _preload(build_package, "files", ODD_FILES=how)
 
 
 class BufferCounts:
-    """Counts the buffers of a process that ends by itself. Freed buffers are overwritten with 0xDD."""
+    """Counts the buffers of a process that ends by itself.
+
+    Freed buffers are overwritten with 0xDD.
+    """
 
     def __init__(self, build_package: PackageBuilder, directory: Path) -> None:
-        self.path = directory / "buffer-counts"
-        self.env = {
-            "LD_PRELOAD": _library(build_package, "buffers"),
-            "BUFFER_COUNTS": str(self.path),
-        }
+        self.path = directory / "counts"
+        path = str(self.path)
+        self.env = _preload(build_package, "buffers", BUFFER_COUNTS=path)
 
-    def read(self) -> Buffers:
-        """The counts, after the process has ended."""
-        return Buffers(*map(int, self.path.read_text().split()))
+    def read(self) -> tuple[int, ...]:
+        """How many buffers were returned, freed, and freed again, after the end."""
+        words = self.path.read_text().split()
+        return tuple(map(int, words))

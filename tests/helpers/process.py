@@ -5,8 +5,8 @@ limit_memory(pid, more)     lets the process have so many bytes more than now
 descriptors(pid)            {fd: target} of what is open
 threads(pid)                the ids of its threads
 blocked_signals(pid, tid)   the signals that a thread blocks
-children(pid)               the pids of the main thread's children
-maps(pid)                   the text of maps; "" when the process has ended
+children(pid)               the pids of the main thread's children; [] after its end
+maps(pid)                   the text of maps; "" after its end
 is_gone(pid)                whether it has ended, reaped or not
 """
 
@@ -17,18 +17,25 @@ import resource
 from pathlib import Path
 
 
-def _status(pid: int, field: str, tid: int | None = None) -> str:
-    path = Path(
-        f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
-    )
-    for line in path.read_text().splitlines():
-        if line.startswith(field + ":"):
+def _text(pid: int, name: str) -> str:
+    """The text of a file of /proc/PID; "" if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _field(pid: int, name: str, field: str) -> str:
+    """The first word of a field."""
+    text = _text(pid, name)
+    for line in text.splitlines():
+        if line.startswith(f"{field}:"):
             return line.split()[1]
-    raise AssertionError(f"no {field}")
+    raise AssertionError(f"expected {field} in /proc/{pid}/{name}, found {text!r}")
 
 
 def memory(pid: int, field: str) -> int:
-    return int(_status(pid, field)) * 1024
+    return int(_field(pid, "status", field)) * 1024
 
 
 def limit_memory(pid: int, more: int) -> None:
@@ -51,31 +58,24 @@ def threads(pid: int) -> list[int]:
 
 
 def blocked_signals(pid: int, tid: int) -> set[int]:
-    mask = int(_status(pid, "SigBlk", tid), 16)
-    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+    mask = int(_field(pid, f"task/{tid}/status", "SigBlk"), 16)
+    return {
+        number
+        for number in range(1, 65)
+        if mask & 1 << (number - 1)
+    }  # fmt: skip
 
 
 def children(pid: int) -> list[int]:
-    try:
-        return list(
-            map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    pids = _text(pid, f"task/{pid}/children")
+    return list(map(int, pids.split()))
 
 
 def maps(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/maps").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    return _text(pid, "maps")
 
 
 def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in (
-            "Z",
-            "X",
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    # The state follows the program's name, which is in parentheses.
+    _, _, rest = _text(pid, "stat").rpartition(") ")
+    return not rest or rest[0] in "ZX"

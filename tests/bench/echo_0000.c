@@ -1,4 +1,5 @@
-/* A package whose every task returns its inputs. It uses the raw ABI, so that it costs one malloc and one memcpy. */
+/* A package whose every task returns its inputs. It uses the raw ABI, so that it costs
+ * one malloc and one memcpy. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
