@@ -64,7 +64,7 @@ __all__ = [
     "decode_payload",
     "decode_request",
     "decode_response",
-    "decode_task_context",
+    "decode_task_ids",
     "decode_tdl_error",
     "encode_frame",
     "encode_payload",
@@ -263,7 +263,7 @@ def decode_request(
 ) -> tuple[Execute | Shutdown, int]:
     """Read the body of a request."""
     reader = _Reader(buffer, offset, end)
-    tag = _read_tag(reader, "a request tag", "0 (Execute)", "1 (Shutdown)")
+    tag = _read_tag(reader, "request", "0 (Execute)", "1 (Shutdown)")
     if tag == _SHUTDOWN:
         return Shutdown(), reader.offset
     request = Execute(
@@ -293,10 +293,10 @@ def decode_names(
 def _read_tag(reader: _Reader, name: str, *variants: str) -> int:
     """Read the index of a variant of an enum."""
     start = reader.offset
-    tag: int = reader.number(_LE_U32, name)
+    tag: int = reader.number(_LE_U32, f"the {name} tag")
     if tag >= len(variants):
-        expected = f"{name}: {' or '.join(variants)}"
-        raise _unexpected(expected, str(tag), start)
+        expected = f"{name} tag {' or '.join(variants)}"
+        raise _unexpected(expected, f"tag {tag}", start)
     return tag
 
 
@@ -409,8 +409,8 @@ def decode_response(
 ) -> tuple[Result, int]:
     """Read the body of a response."""
     reader = _Reader(buffer, offset, end)
-    _read_tag(reader, "a response tag", "0 (Result)")
-    tag = _read_tag(reader, "an outcome tag", "0 (Success)", "1 (Failure)")
+    _read_tag(reader, "response", "0 (Result)")
+    tag = _read_tag(reader, "outcome", "0 (Success)", "1 (Failure)")
     outcome: Success | Failure
     if tag == SUCCESS:
         outcome = Success(_read_vector(reader, "outputs"))
@@ -729,35 +729,28 @@ class TaskContext(_Record):
         )
 
 
-def decode_task_context(
+def decode_task_ids(
     buffer: Buffer,
     offset: int = 0,
     end: int | None = None,
-) -> tuple[TaskContext, int]:
-    """Read a TaskContext. Its `graph_outputs` may be bin, too."""
+) -> tuple[tuple[int, int | str, int], int]:
+    """Read job_id, task_id and task_instance_id, with which a TaskContext starts.
+
+    Returns the three and the offset after them. What follows is not looked at.
+    """
     reader = _Reader(buffer, offset, end)
     _read_count(reader, "array", 5)
-    context = TaskContext()
-    context.job_id = _read_unsigned(reader, 64)
+    job_id = _read_unsigned(reader, 64)
+    task_id: int | str
     start = reader.offset
     if _read_marker(reader) == ("map", 1):
         _read_variant(reader, ("Index",))
-        context.task_id = _read_unsigned(reader, 64)
+        task_id = _read_unsigned(reader, 64)
     else:
         reader.offset = start
-        context.task_id = _read_variant(reader, ("Commit", "Cleanup"))
-    context.task_instance_id = _read_unsigned(reader, 64)
-    context.resource_group_id = _read_unsigned(reader, 64)
-    start = reader.offset
-    kind, size = _read_marker(reader)
-    if kind == "bin":
-        context.graph_outputs = reader.data(size, "graph_outputs")
-    elif kind == "array":
-        context.graph_outputs = bytes(_read_unsigned(reader, 8) for _ in range(size))
-    elif kind != "nil":
-        expected = "nil, bin or an array of u8"
-        raise _unexpected(expected, _describe(kind, size), start)
-    return context, reader.offset
+        task_id = _read_variant(reader, ("Commit", "Cleanup"))
+    task_instance_id = _read_unsigned(reader, 64)
+    return (job_id, task_id, task_instance_id), reader.offset
 
 
 # ------------------------------------------------------------------------------ errors

@@ -102,7 +102,7 @@ class _State:
         context = self.views[1]
         start = _read_memory(context.pointer, min(context.length, _CONTEXT_IDS_MAX))
         try:
-            ids = protocol.decode_task_ids(start, 0, len(start))
+            ids, _ = protocol.decode_task_ids(start)
             fields.update(zip(("job_id", "task_id", "task_instance_id"), ids))
         except ProtocolError:
             pass
@@ -361,7 +361,7 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
 
 def _find_task(
     key: bytes, channel: _Channel, manager: TdlPackageManager, state: _State
-) -> Callable[[int], tuple[int, int]]:
+) -> Any:
     """Return the function that answers requests for a task.
 
     Load its package if needed. Raises ExecutorError.
@@ -701,7 +701,7 @@ class TdlPackage:
         return _invalid_library(_show(_libc.dlerror()), self._path)
 
 
-def _outputs(pointer: int | None, size: int) -> bytes | memoryview:
+def _outputs(pointer: int | None, size: int) -> Any:
     """Return the outputs of a task. The caller frees them, unless this raises."""
     if size and not pointer:
         text = f"the task returned {size} bytes of outputs at a NULL pointer"

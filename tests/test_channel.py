@@ -66,7 +66,7 @@ def test_two_frames_cut_at_any_byte(spawn):
             assert select.select([child.process.stdout], [], [], 0.1) == ([], [], [])
         child.send(stream[cut:])
         assert executor.outcome(child.receive()) == [7], cut
-        assert executor.outcome(child.receive()).kind == "TaskError", cut
+        assert executor.outcome(child.receive()).variant == "TaskError", cut
     assert child.finish() == (b"", 0)
 
 

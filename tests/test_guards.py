@@ -70,7 +70,7 @@ def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(
 ):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
-    assert child.call("crashing", "no_such_task").kind == "TaskError"
+    assert child.call("crashing", "no_such_task").variant == "TaskError"
     child.call("crashing", "raise:0")
     child.send(request(package, task))
     assert child.read_to_end() == (b"", status)
@@ -204,7 +204,7 @@ def test_a_child_that_returns_from_loading_never_answers(
     trace = odd.Trace(tmp_path)
     child = spawn(tmp_path, env=trace.env, start_new_session=True)
     found = child.call("odd", "child")
-    assert found == [1] if kind is None else found.kind == kind
+    assert found == [1] if kind is None else found.variant == kind
     assert child.finish() == (b"", 0)
     check_ended_child(child)
     assert trace.take().count("execute") == (
@@ -415,7 +415,7 @@ def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task
         assert child.serves()
     # Long enough for a few of the timer's signals.
     assert child.call("integration_test_tasks", "fibonacci", 30) == [832040]
-    assert child.call("missing", "task").kind == "InvalidLibrary"
+    assert child.call("missing", "task").variant == "InvalidLibrary"
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""
 
@@ -435,7 +435,7 @@ def test_a_limit_of_0_that_a_task_leaves(spawn, name):
     for _ in range(100):
         assert child.serves()
     found = child.call("odd", "answer")
-    assert found.kind == "InvalidLibrary" if name in ("AS", "NOFILE") else found == [1]
+    assert found.variant == "InvalidLibrary" if name in ("AS", "NOFILE") else found == [1]
     assert child.serves()
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""

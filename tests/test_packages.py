@@ -48,7 +48,7 @@ def trace(tmp_path):
 def refused(child, name, kind):
     """The error of a request for a package that cannot be loaded. The executor goes on and tries again each time."""
     error = child.call(name, "answer")
-    assert error.kind == kind, error
+    assert error.variant == kind, error
     assert child.call(name, "answer") == error
     assert child.serves()
     return error
@@ -110,7 +110,7 @@ def test_loading_stops_at_a_failure_and_holds_no_name(
     child = spawn(packages, env=trace.env)
     for _ in range(2):
         found = child.call("odd", "answer")
-        assert found == error or found.kind == error
+        assert found == error or found.variant == error
         assert [
             name for name in trace.take() if name not in ("load", "unload")
         ] == called
@@ -136,7 +136,7 @@ def test_a_library_is_closed_only_if_it_was_refused_before_init(
     """After it was closed, its file may even be overwritten in place."""
     add("odd", flag)
     child = spawn(packages, env=trace.env)
-    error = refused(child, "odd", child.call("odd", "answer").kind)
+    error = refused(child, "odd", child.call("odd", "answer").variant)
     loads = 3 if is_closed else 1
     names = trace.take()
     assert (names.count("load"), names.count("unload")) == (
@@ -440,7 +440,7 @@ def test_a_library_that_is_cut_short_anywhere_is_refused(
     for size in [*range(0, len(data), 500), len(data) - 1]:
         target.write_bytes(data[:size])
         error = child.call("odd", "answer")
-        assert error.kind == "InvalidLibrary"
+        assert error.variant == "InvalidLibrary"
         assert "short" in error.content
     target.write_bytes(data)
     assert child.call("odd", "answer") == [1]
@@ -506,7 +506,7 @@ def test_no_elf_header_ends_the_executor(spawn, packages, build_package):
             outcome = child.call(name, "answer")
         except (AssertionError, OSError) as error:
             raise AssertionError(f"{header.hex()}: {error}") from None
-        assert outcome == [1] or outcome.kind == "InvalidLibrary"
+        assert outcome == [1] or outcome.variant == "InvalidLibrary"
         served += outcome == [1]
         shutil.rmtree(target.parent)
     assert served > 50
@@ -641,7 +641,7 @@ def test_too_much_static_tls_is_refused_or_works(spawn, packages, add):
     child = spawn(packages)
     outcome = child.call("odd", "answer")
     assert outcome == [1] or (
-        outcome.kind == "InvalidLibrary" and "TLS" in outcome.content
+        outcome.variant == "InvalidLibrary" and "TLS" in outcome.content
     )
     assert child.serves()
     add("odd")
@@ -656,7 +656,7 @@ def test_a_refused_library_that_the_loader_cannot_unload_does_no_harm(
     source = build.PACKAGES / "unique.cpp"
     build.replace(packages, "unique", build_package(source, flag))
     child = spawn(packages)
-    error = refused(child, "unique", child.call("unique", "answer").kind)
+    error = refused(child, "unique", child.call("unique", "answer").variant)
     build.replace(packages, "unique", build_package(source, "-DVALUE=7"))
     assert child.call("unique", "answer") in ([7], error)
     assert child.serves()
@@ -672,7 +672,7 @@ def test_a_loaded_package_keeps_answering(spawn, packages, add, change):
     shutil.rmtree(path.parent) if change == "removed" else add("odd", "-DVALUE=2")
     assert child.call("odd", "answer") == [1]
     found = spawn(packages).call("odd", "answer")
-    assert found == [2] if change == "replaced" else found.kind == "InvalidLibrary"
+    assert found == [2] if change == "replaced" else found.variant == "InvalidLibrary"
 
 
 # ----------------------------------------------------------------------------------------------------------- as classes
@@ -698,7 +698,7 @@ def test_a_manager_runs_tasks_in_its_process(packages, add):
     error, _ = protocol.decode_executor_error(
         outcome("here", "error", b"", b"\xc1").error
     )
-    assert error.kind == "ErrorPayloadDeserializationFailure"
+    assert error.variant == "ErrorPayloadDeserializationFailure"
 
 
 def test_a_manager_keeps_its_packages_and_its_directory(packages, add, monkeypatch):
@@ -720,6 +720,6 @@ def test_a_manager_keeps_its_packages_and_its_directory(packages, add, monkeypat
     ):
         with pytest.raises(ExecutorError) as caught:
             manager.load(name)
-        assert caught.value.kind == kind
+        assert caught.value.variant == kind
     # Another manager has packages of its own.
     assert TdlPackageManager(os.fsencode(packages)).load("twin").name == "odd"

@@ -243,7 +243,7 @@ def test_a_package_directory_that_is_none_is_the_error_of_each_request(
     child = spawn(directory)
     for _ in range(2):
         error = child.call("buffers", "echo")
-        assert error.kind == "InvalidLibrary"
+        assert error.variant == "InvalidLibrary"
         assert str(directory / "buffers" / "libbuffers.so") in error.content
         assert reason in error.content
     if kind != "missing":
@@ -364,7 +364,7 @@ def test_the_executor_changes_no_limit(
     name = int(resource.RLIMIT_NOFILE)
     assert f"\n{name} {soft} 4096\n" in child.call("process", "limits")[0]
     assert child.call("odd", "answer") == [1]
-    assert child.call("none", "task").kind == "InvalidLibrary"
+    assert child.call("none", "task").variant == "InvalidLibrary"
     assert child.serves()
     assert f"\n{name} 100 4096\n" in child.call("process", "limits")[0]
 
@@ -475,8 +475,8 @@ def test_nothing_slow_is_imported(spawn):
     command = [executor.OWN_COMMAND[0], "-X", "importtime", *executor.OWN_COMMAND[1:]]
     child = spawn(command=command, env={"RUST_LOG": "trace,bad=directive"})
     assert child.serves()
-    assert child.call("buffers", "no_such_task").kind == "TaskError"
-    assert child.call("none", "task").kind == "InvalidLibrary"
+    assert child.call("buffers", "no_such_task").variant == "TaskError"
+    assert child.call("none", "task").variant == "InvalidLibrary"
     assert child.finish(bytes(4)) == (b"", 1)
     imported = set(re.findall(r"(?m)^import time:.*\| *(\S*)$", child.stderr()))
     assert {"protocol", "ctypes", "struct"} <= imported

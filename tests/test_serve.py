@@ -215,7 +215,7 @@ def test_what_no_response_can_carry_is_an_error(spawn, task, numbers):
     child = spawn(env=PERTURB)
     for _ in range(2):
         error = child.call("buffers", task)
-        assert (error.kind, error.content.kind) == ("TaskError", "SerializationError")
+        assert (error.variant, error.content.variant) == ("TaskError", "SerializationError")
         assert all(str(number) in error.content.text for number in numbers)
     assert child.serves()
 
@@ -281,7 +281,7 @@ def test_an_error_that_is_not_a_tdl_error_is_reported_as_such(spawn, task, error
     child = spawn()
     for _ in range(2):
         found = child.call_raw("buffers", task, error)
-        assert found.kind == "ErrorPayloadDeserializationFailure"
+        assert found.variant == "ErrorPayloadDeserializationFailure"
         assert 0 < len(found.content.encode()) <= 450
     assert child.serves()
 

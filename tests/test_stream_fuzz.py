@@ -86,10 +86,10 @@ def is_right(request, outcome):
         return outcome == Success(inputs or bytes(4))
     error, end = protocol.decode_executor_error(outcome.error)
     if package != "buffers":
-        return end == len(outcome.error) and error.kind == "InvalidLibrary"
+        return end == len(outcome.error) and error.variant == "InvalidLibrary"
     if name == "echo_error" and inputs == ERROR:
         return error == ExecutorError("TaskError", TdlError("Custom", "text"))
-    return error.kind != "InvalidLibrary"
+    return error.variant != "InvalidLibrary"
 
 
 def make_body(rng):

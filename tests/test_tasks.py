@@ -174,7 +174,7 @@ def test_vectors_of_a_wrong_length_are_refused(spawn, name, a, b):
     error = spawn().call(
         COMPLEX, f"complex::{name}", vector(*[0j] * a), vector(*[0j] * b)
     )
-    assert (error.kind, error.content.kind) == ("TaskError", "ExecutionError")
+    assert (error.variant, error.content.variant) == ("TaskError", "ExecutionError")
     assert {str(a), str(b)} <= set(re.findall(r"\d+", error.content.text))
 
 
@@ -189,7 +189,7 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
     child = spawn(env={"SPIDER_TEST_TDL_INIT_SHOULD_FAIL": "1"})
     for task in ("assert_initialized", "fibonacci", "no such task"):
         error = child.call(TASKS, task)
-        assert (error.kind, error.content.kind) == (
+        assert (error.variant, error.content.variant) == (
             "PackageInitError",
             "ExecutionError",
         )
@@ -228,7 +228,7 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
 )
 def test_wrong_inputs_are_a_deserialization_error(spawn, request, task, values, text):
     error = spawn().call(package_of(task), task, *values)
-    assert (error.kind, error.content.kind) == ("TaskError", "DeserializationError")
+    assert (error.variant, error.content.variant) == ("TaskError", "DeserializationError")
     assert error.content.text
     # The words are those of the project's SDK.
     assert request.config.getoption("--package-dir") or re.search(
@@ -265,8 +265,8 @@ def test_a_malformed_payload_or_context_is_an_error(spawn, raw_ctx, raw_inputs):
     error = spawn().call_raw(
         TASKS, "fibonacci", bytes.fromhex(raw_inputs), bytes.fromhex(raw_ctx)
     )
-    assert error.kind == "TaskError"
-    assert error.content.kind in ("DeserializationError", "InvalidTaskContext")
+    assert error.variant == "TaskError"
+    assert error.content.variant in ("DeserializationError", "InvalidTaskContext")
 
 
 SUM = "assert_outputs_sum_zero"
@@ -286,7 +286,7 @@ def test_a_commit_task_sees_the_outputs_of_the_graph_and_takes_no_inputs(spawn, 
             TASKS, SUM, bytes(4), protocol.pack([1, "Commit", 2, 3, form])
         ) == bytes(4)
     assert (
-        child.call(TASKS, SUM, 1, context=commit(*values)).content.kind
+        child.call(TASKS, SUM, 1, context=commit(*values)).content.variant
         == "DeserializationError"
     )
     # Any task can be a commit task.
@@ -325,11 +325,11 @@ def test_a_commit_task_sees_the_outputs_of_the_graph_and_takes_no_inputs(spawn, 
 def test_a_commit_task_refuses_other_outputs(spawn, request, context, kind, text):
     child = spawn()
     error = child.call(TASKS, SUM, context=context)
-    assert error.kind == "TaskError"
+    assert error.variant == "TaskError"
     # Which kind a wrong sum is, is this project's choice.
     assert (
         kind is None
-        or error.content.kind == kind
+        or error.content.variant == kind
         or (text and request.config.getoption("--package-dir"))
     )
     assert re.search(text, error.content.text)
