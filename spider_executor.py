@@ -37,6 +37,7 @@ import select
 import time
 from ctypes import CFUNCTYPE, c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
 from struct import Struct
+from struct import error as StructError
 from types import FunctionType
 
 import protocol
@@ -127,7 +128,10 @@ def _serve_process() -> NoReturn:
         _set_default_signals()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
-        _warn_at_start(log.fd, input_fd, unreadable)
+        for directive in unreadable:
+            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
+            # At every level.
+            _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
@@ -192,11 +196,8 @@ def _take_standard_streams() -> tuple[int, int, int]:
             message = f"{name} is closed; expected a pipe from the execution manager"
             raise RuntimeError(message)
     if not _is_inherited(2):
-        null = _open_null()
-        os.dup2(null, 2)
-        os.set_inheritable(2, True)
-        if null != 2:
-            os.close(null)
+        os.closerange(2, 3)
+        os.set_inheritable(_open_null(), True)
     private = (_duplicate_high(0), _duplicate_high(1), _duplicate_high(2))
     at_end = _open_at_end()
     os.dup2(at_end, 0)
@@ -235,17 +236,6 @@ def _open_null() -> int:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
         return _open_at_end()
-
-
-def _warn_at_start(log_fd: int, input_fd: int, unreadable: list[str]) -> None:
-    """Write warnings that appear at every log level."""
-    log = _Log(log_fd, _WARN)
-    for directive in unreadable:
-        message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
-        log.write(_WARN, message, directive=directive)
-    if os.isatty(input_fd):
-        message = "stdin is a terminal: waiting for framed requests; see --help."
-        log.write(_WARN, message)
 
 
 def _package_dir(log: _Log) -> str:
@@ -347,7 +337,9 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             elapsed_us, size = answer(started)
         except ExecutorError as error:
             outcome = error.variant
-            elapsed_us, size = _send_failure(channel, error, started)
+            data = _encode_error(error)
+            size = len(data)
+            elapsed_us = channel.send(FAILURE, data, started)
         if log.level >= _DEBUG:
             log.write(
                 _DEBUG,
@@ -412,23 +404,10 @@ def _answer(
     is_error, pointer, size = _unpack_result(result)
     if is_error:
         raise _package_error("TaskError", pointer, size)
-    outputs = _outputs(pointer, size)
-    elapsed_us = _elapsed_us(started)
-    channel.send(SUCCESS, outputs, elapsed_us)
-    _free(pointer, size)
+    elapsed_us = channel.send(SUCCESS, _outputs(pointer, size), started)
+    if size:
+        _free(pointer)
     return elapsed_us, size
-
-
-def _send_failure(
-    channel: _Channel, error: ExecutorError, started: int
-) -> tuple[int, int]:
-    """Send an error. Returns the elapsed time in microseconds and its size in bytes."""
-    data = error.encode()
-    if len(data) > protocol.RESPONSE_DATA_MAX:
-        data = _too_large("an error", len(data)).encode()
-    elapsed_us = _elapsed_us(started)
-    channel.send(FAILURE, data, elapsed_us)
-    return elapsed_us, len(data)
 
 
 def _named(function: Any, name: str, *defaults: object) -> Any:
@@ -436,13 +415,6 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
     # faulthandler shows 500 characters of a name.
     code = function.__code__.replace(co_name=name[:400])
     return FunctionType(code, globals(), name, defaults)
-
-
-def _elapsed_us(started: int) -> int:
-    """Return the microseconds since `started`, rounded."""
-    elapsed = time.monotonic_ns() - started
-    # The clock of a virtual machine can step back.
-    return max(0, (elapsed + 500) // 1000)
 
 
 # ---------------------------------------------------------------------------- channel
@@ -515,14 +487,19 @@ class _Channel:
                 )
             filled += count
 
-    def send(self, outcome_tag: int, data: bytes | memoryview, elapsed_us: int) -> None:
-        """Write a response. Raises OSError, and _ForkedChild in a child."""
+    def send(self, outcome_tag: int, data: Any, started: int) -> int:
+        """Write a response to a request whose work has `started`, in nanoseconds.
+
+        Returns the elapsed time in microseconds, which is part of the response. Raises
+        OSError, and _ForkedChild in a child.
+        """
         if os.getpid() != self._pid:
             raise _ForkedChild
+        # The clock of a virtual machine can step back.
+        elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
-        tail = protocol.response_tail(elapsed_us)
-        parts = [head, data, tail]
+        parts = [head, data, protocol.response_tail(elapsed_us)]
         if size <= _COPY_MAX:
             parts = [b"".join(parts)]
         elif size > _PIPE_SIZE:
@@ -533,6 +510,7 @@ class _Channel:
                 count -= len(parts.pop(0))
             if count:
                 parts[0] = memoryview(parts[0])[count:]
+        return elapsed_us
 
 
 def _enlarge_pipe(fd: int) -> None:
@@ -583,15 +561,14 @@ _ABI_VERSION = (0, 1, 0)
 # A longer name means that the package did not set the length.
 _DECLARED_NAME_MAX = 64 << 10
 
-_libc.dlopen.argtypes = [c_char_p, ctypes.c_int]
 _libc.dlopen.restype = c_void_p
 _libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
 _libc.dlclose.argtypes = [c_void_p]
-_libc.dlerror.argtypes = []
 _libc.dlerror.restype = c_char_p
-_libc.free.argtypes = [c_void_p]
-_libc.free.restype = None
+_free = _libc.free
+_free.argtypes = [c_void_p]
+_free.restype = None
 
 
 class TdlPackageManager:
@@ -640,14 +617,16 @@ class TdlPackage:
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
-        self._pid = os.getpid()
         _check_elf(path)
+        pid = os.getpid()
         self._library = _libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
-        self._check_pid()
+        if os.getpid() != pid:
+            # A child that was forked by a constructor must not go on.
+            raise _ForkedChild
         if self._library is None:
             raise self._loader_error()
         try:
-            version = self._call(_GET_VERSION)
+            version = self._function(_GET_VERSION)()
             # The major number of this executor is 0, so major and minor must match.
             if (version.major, version.minor) != _ABI_VERSION[:2]:
                 found = (version.major, version.minor, version.patch)
@@ -661,14 +640,17 @@ class TdlPackage:
         # From here on the library stays loaded, even after an error: threads and
         # handlers of the package may be in it.
         if _libc.dlsym(self._library, _INIT[0]) is not None:
-            is_error, pointer, size = _unpack_result(self._call(_INIT))
+            is_error, pointer, size = _unpack_result(self._function(_INIT)())
+            if os.getpid() != pid:
+                raise _ForkedChild
             if is_error:
                 raise _package_error("PackageInitError", pointer, size)
-            _free(pointer, size)
+            if size:
+                _free(pointer)
         self.execute = self._function(_EXECUTE)
 
     def _declared_name(self) -> str:
-        view = self._call(_GET_NAME)
+        view = self._function(_GET_NAME)()
         size = view.length
         if size and (not view.pointer or size > _DECLARED_NAME_MAX):
             problem = f"the declared name has {size} bytes at address {view.pointer}"
@@ -679,22 +661,12 @@ class TdlPackage:
             text = _with_path(f"the declared name: {error}", self._path)
             raise ExecutorError("InvalidUtf8", text) from None
 
-    def _call(self, function: tuple[bytes, Any]) -> Any:
-        result = self._function(function)()
-        self._check_pid()
-        return result
-
     def _function(self, function: tuple[bytes, Any]) -> Any:
         symbol, function_type = function
         address = _libc.dlsym(self._library, symbol)
         if address is None:
             raise self._loader_error()
         return function_type(address)
-
-    def _check_pid(self) -> None:
-        # A child that was forked while loading must neither go on nor answer.
-        if os.getpid() != self._pid:
-            raise _ForkedChild
 
     def _loader_error(self) -> ExecutorError:
         # The text is bytes, as the path is: the locale has no part in it.
@@ -707,9 +679,16 @@ def _outputs(pointer: int | None, size: int) -> Any:
         text = f"the task returned {size} bytes of outputs at a NULL pointer"
         raise ExecutorError("TaskError", TdlError("SerializationError", text))
     if size > protocol.RESPONSE_DATA_MAX:
-        _free(pointer, size)
+        _free(pointer)
         raise _too_large("outputs", size)
     return _read_memory(pointer, size)
+
+
+def _encode_error(error: ExecutorError) -> bytes:
+    data = error.encode()
+    if len(data) > protocol.RESPONSE_DATA_MAX:
+        data = _too_large("an error", len(data)).encode()
+    return data
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -729,7 +708,8 @@ def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorErro
         text = f"the package returned {found}: {error}"
         return ExecutorError("ErrorPayloadDeserializationFailure", text)
     finally:
-        _free(pointer, size)
+        if size:
+            _free(pointer)
 
 
 # Memory of any size. Slice it to the size that the package returned.
@@ -747,12 +727,6 @@ def _read_memory(pointer: int | None, size: int) -> Any:
     if size <= _COPY_MAX:
         return memory[:size]
     return memoryview(memory).cast("B")[:size]
-
-
-def _free(pointer: int | None, size: int) -> None:
-    """Free the buffer of a _Result. Size 0 means that there is none."""
-    if size:
-        _libc.free(pointer)
 
 
 # https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
@@ -780,16 +754,15 @@ def _check_elf(path: bytes) -> None:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(_ELF_HEADER.size)
-            is_elf = len(header) == _ELF_HEADER.size and header.startswith(b"\x7fELF")
-            if not is_elf or expected is None:
-                return
             magic, found, segments_at, count = _ELF_HEADER.unpack(header)
+            if not magic.startswith(b"\x7fELF") or expected is None:
+                return
             if magic != _ELF_MAGIC or found != expected:
                 problem = f"built for another machine; this one is {machine}"
                 raise _invalid_library(problem, path)
             file.seek(segments_at)
             table = file.read(count * _ELF_SEGMENT.size)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StructError):
         return  # The loader says why.
     ends = [segments_at + count * _ELF_SEGMENT.size]
     whole = len(table) - len(table) % _ELF_SEGMENT.size
@@ -958,31 +931,25 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
     Returns the level for this program and the directives that cannot be parsed.
     """
     levels = {name.lower(): level for level, name in enumerate(_LEVEL_NAMES)}
-    levels.update((str(level), level) for level in range(len(_LEVEL_NAMES)))
+    levels.update((str(level), level) for level in range(6))
+    marks = str.maketrans("_-:", "xxx")
     level = _ERROR
     longest = -1
     unreadable = []
     for directive in filter(None, map(str.strip, text.split(","))):
-        if not {*"[]{}"}.isdisjoint(directive):
+        if not set("[]{}").isdisjoint(directive):
             continue  # A span, for a Rust package that reads the same variable.
-        target, equals, name = (part.strip() for part in directive.partition("="))
-        if not equals and target.lower() in levels:
-            target, name = "", target
-        elif not equals:
+        target, equals, name = map(str.strip, directive.rpartition("="))
+        if not equals and name.lower() not in levels:
+            target = name
             name = "trace"
-        elif not target:
-            name = ""  # "=debug" lacks a target.
-        if name.lower() not in levels or not _is_target(target):
+        is_valid = target.translate(marks).isalnum() or not (target or equals)
+        if name.lower() not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
             level = levels[name.lower()]
             longest = len(target)
     return level, unreadable
-
-
-def _is_target(text: str) -> bool:
-    marks = str.maketrans("_-:", "xxx")
-    return not text or text.translate(marks).isalnum()
 
 
 class _Log:
@@ -1028,20 +995,17 @@ def _json(value: object) -> str:
 
 
 def _escape(text: str) -> str:
-    """Write control characters, bidirectional ones and lone surrogates as JSON does."""
+    """Write characters that are not printable, such as controls, as JSON does."""
     if text.isprintable():
         return text
-    return "".join(
-        ch if ch.isprintable() else _escape_character(ord(ch)) for ch in text
-    )
+    return "".join(c if c.isprintable() else _escape_character(ord(c)) for c in text)
 
 
 def _escape_character(code: int) -> str:
     if code < 0x10000:
         return f"\\u{code:04x}"
-    # A pair of surrogates.
-    high, low = divmod(code - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    # A pair of surrogates, which share the bits of code - 0x10000.
+    return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
 # --------------------------------------------------------------------------------------------------------------- handle
