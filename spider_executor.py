@@ -129,7 +129,7 @@ def _serve_process() -> NoReturn:
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
         for directive in unreadable:
-            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
+            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
             # At every level.
             _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
         manager = TdlPackageManager(_package_dir(log))
@@ -166,7 +166,8 @@ def _ending(error: Exception) -> str:
     """Say what has ended the loop."""
     if isinstance(error, ProtocolError):
         return "Protocol error on stdin."
-    if isinstance(error, MemoryError):
+    if isinstance(error, (MemoryError, SystemError)):
+        # CPython can raise SystemError if it has no memory for a frame.
         return "Out of memory."
     if isinstance(error, BrokenPipeError):
         return "The parent no longer reads responses."
@@ -499,11 +500,15 @@ class _Channel:
         elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
-        parts = [head, data, protocol.response_tail(elapsed_us)]
+        tail = protocol.response_tail(elapsed_us)
         if size <= _COPY_MAX:
-            parts = [b"".join(parts)]
-        elif size > _PIPE_SIZE:
+            frame = b"".join((head, data, tail))
+            while frame:
+                frame = frame[os.write(self._output_fd, frame) :]
+            return elapsed_us
+        if size > _PIPE_SIZE:
             _enlarge_pipe(self._output_fd)
+        parts = [head, data, tail]
         while parts:
             count = os.writev(self._output_fd, parts)
             while parts and count >= len(parts[0]):
@@ -595,9 +600,8 @@ class TdlPackageManager:
         failure, the next request tries again. Raises ExecutorError.
         """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            rule = "it is empty, '.' or '..', or it contains '/' or NUL"
-            problem = f"{name[:20]!a} cannot be the name of a package: {rule}"
-            raise _invalid_library(problem, self._package_dir)
+            rule = "a package name is not empty, '.' or '..' and has no '/' or NUL"
+            raise _invalid_library(f"{rule}; found {name!a}", self._package_dir)
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
