@@ -1016,10 +1016,9 @@ def _escape_character(code: int) -> str:
 
 # How long an executor may take to end, in seconds.
 _END_TIMEOUT = 5.0
-# A child that a task forked can hold the pipes of an executor that has ended. While a
-# handle waits, it looks for the end of the process so often, in milliseconds.
+# While a handle waits, it looks for the end of the process so often, in milliseconds: a
+# child that a task forked can hold the pipes of an executor that has ended.
 _LOOK_INTERVAL = 1000
-_READ_SIZE = 64 << 10
 
 # python3 -ISc _START DIRECTORY [ARGUMENT ...] starts this program faster than -m.
 # DIRECTORY has both modules. It may also be the archive.
@@ -1061,11 +1060,13 @@ class ExecutorCrash(Exception):
         self.signal: str | None = None
         if status is not None and status < 0:
             self.exit_code = None
-            self.signal = f"signal {-status}"
-            # Not from the module `signal`, which may not be imported at the very end.
-            for name, number in sorted(vars(_signal).items(), reverse=True):
-                if number == -status and name.startswith("SIG"):
-                    self.signal = name
+            # The module `signal` cannot be imported while the interpreter ends.
+            names = {
+                number: name
+                for name, number in vars(_signal).items()
+                if name.startswith("SIG") and "_" not in name
+            }
+            self.signal = names.get(-status, f"signal {-status}")
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -1272,7 +1273,7 @@ class ExecutorHandle:
                     pipes.unregister(self._input)
             # Look for the end first: a reply may precede it.
             has_ended = self._process.poll() is not None
-            data = self._output.read(_READ_SIZE)
+            data = self._output.read(65536)
             if data:
                 received += data
                 if len(received) >= protocol.FRAME_HEADER_SIZE:
@@ -1553,20 +1554,6 @@ def _write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def _read_stdin() -> bytes:
-    data = b""
-    try:
-        # It may be a pipe that does not block.
-        while select.select([0], [], []):
-            part = os.read(0, _READ_SIZE)
-            if not part:
-                break
-            data += part
-    except OSError as error:
-        _complain(f"stdin: {error.strerror}")
-    return data
-
-
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     try:
@@ -1618,6 +1605,20 @@ def _read_value(text: str) -> Any:
         _complain(f"VALUE {text[:40]}: expected JSON: {error}{hint}")
 
 
+def _read_stdin() -> bytes:
+    data = b""
+    try:
+        # It may be a pipe that does not block.
+        while select.select([0], [], []):
+            part = os.read(0, 65536)
+            if not part:
+                break
+            data += part
+    except OSError as error:
+        _complain(f"stdin: {error.strerror}")
+    return data
+
+
 def _repeat(
     options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
 ) -> bytes:
@@ -1667,18 +1668,15 @@ def _check(options: argparse.Namespace) -> int:
     serving: list[str] = []
     executor = None
     for name in names:
-        waiting = [name]
-        if executor is None:
-            executor = ExecutorHandle(options.package_dir, env=environment)
-            # Packages clash only with what is loaded.
-            waiting = [*serving, name]
         try:
-            for package in waiting:
-                verdict = _verdict(executor, package, options.timeout)
+            if executor is None:
+                executor = ExecutorHandle(options.package_dir, env=environment)
+                # Packages can clash with what is loaded.
+                for package in serving:
+                    _verdict(executor, package, options.timeout)
+            verdict = _verdict(executor, name, options.timeout)
         except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
             verdict = str(error)
-            if package != name:
-                verdict = f"not checked: {package} failed the second time: {error}"
             executor = None
         if verdict == _SERVES:
             serving.append(name)
@@ -1696,15 +1694,13 @@ def _package_names(package_dir: str) -> list[str]:
     others: list[str] = []
     for name in fnmatch.filter(sorted(os.listdir(package_dir)), "[!.]*"):
         try:
-            files = fnmatch.filter(
-                os.listdir(os.path.join(package_dir, name)), "lib*.so"
-            )
+            files = os.listdir(os.path.join(package_dir, name))
         except NotADirectoryError:
             continue
         except OSError:
             # The executor says why.
-            files = ["unknown"]
-        (names if files else others).append(name)
+            files = ["lib.so"]
+        (names if fnmatch.filter(files, "lib*.so") else others).append(name)
     if others:
         _say(f"skipped, because there is no lib*.so: {', '.join(others)}")
     return names
