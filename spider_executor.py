@@ -1012,13 +1012,10 @@ def _escape_character(code: int) -> str:
     return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
-# ------------------------------------------------------------------------------- handle
+# ----------------------------------------------------------------------------- handle
 
 # How long an executor may take to end, in seconds.
 _END_TIMEOUT = 5.0
-# While a handle waits, it looks for the end of the process so often, in milliseconds: a
-# child that a task forked can hold the pipes of an executor that has ended.
-_LOOK_INTERVAL = 1000
 
 # python3 -ISc _START DIRECTORY [ARGUMENT ...] starts this program faster than -m.
 # DIRECTORY has both modules. It may also be the archive.
@@ -1059,14 +1056,11 @@ class ExecutorCrash(Exception):
         self.exit_code = status
         self.signal: str | None = None
         if status is not None and status < 0:
+            from signal import Signals
+
+            names = {-number: number.name for number in Signals}
             self.exit_code = None
-            # The module `signal` cannot be imported while the interpreter ends.
-            names = {
-                number: name
-                for name, number in vars(_signal).items()
-                if name.startswith("SIG") and "_" not in name
-            }
-            self.signal = names.get(-status, f"signal {-status}")
+            self.signal = names.get(status, f"signal {-status}")
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -1153,17 +1147,14 @@ class ExecutorHandle:
 
         `values` are what protocol.pack takes, `context` is a TaskContext, and `timeout`
         is in seconds. Raises ExecutorError if the task failed, TaskTimeout,
-        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError or
-        ValueError for the timeout, and RuntimeError if the executor has ended before,
-        another thread is using it, or it belongs to another process.
+        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError for
+        the timeout, and RuntimeError if the executor has ended before, another thread
+        is using it, or it belongs to another process.
         """
-        raw_ctx = (protocol.TaskContext() if context is None else context).encode()
+        context = context or protocol.TaskContext()
         payload = protocol.pack_values(*values)
-        request = protocol.Execute(package, task_func, raw_ctx, payload)
-        outcome = self.request(request, timeout).outcome
-        if isinstance(outcome, protocol.Failure):
-            raise protocol.decode_executor_error(outcome.error)[0]
-        return protocol.unpack_values(outcome.outputs)
+        request = protocol.Execute(package, task_func, context.encode(), payload)
+        return protocol.unpack_values(_outputs_of(self.request(request, timeout)))
 
     def request(
         self, request: protocol.Execute, timeout: float | None = None
@@ -1176,16 +1167,16 @@ class ExecutorHandle:
         deadline = _deadline(timeout)
         self._acquire()
         try:
-            if self._process.returncode is not None:
+            if self._input.closed:
                 raise RuntimeError(
                     "the executor of this handle has ended; spawn another one"
                 )
             return self._exchange(frame, deadline)
         except BaseException:
-            self._kill_process()
+            self._end()
             raise
         finally:
-            self._release()
+            self._lock.release()
 
     def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
         """End the executor, and kill it if it takes more than `timeout` seconds.
@@ -1199,14 +1190,14 @@ class ExecutorHandle:
             return None
         self._acquire()
         try:
-            if self._process.poll() is None:
+            if not self._input.closed:
                 shutdown = protocol.encode_request(protocol.Shutdown())
                 self._write(memoryview(protocol.encode_frame(shutdown)))
                 self._input.close()
                 self._wait(deadline)
         finally:
-            self._kill_process()
-            self._release()
+            self._end()
+            self._lock.release()
         return self._status()
 
     def kill(self) -> None:
@@ -1220,7 +1211,8 @@ class ExecutorHandle:
         self._kill_process()
         # If a thread is in `execute`, that one closes the pipes.
         if self._lock.acquire(False):
-            self._release()
+            self._close_pipes()
+            self._lock.release()
 
     def __enter__(self) -> ExecutorHandle:
         return self
@@ -1246,47 +1238,37 @@ class ExecutorHandle:
                 "another thread is using this handle, which runs one request at a time"
             )
 
-    def _release(self) -> None:
-        if self._process.returncode is not None:
-            self._close_pipes()
-        self._lock.release()
-
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         """Write the request and read the response, both as far as the pipes allow."""
         received = bytearray()
         end = protocol.FRAME_HEADER_SIZE
         pipes = select.poll()
         pipes.register(self._output, select.POLLIN)
-        unsent = self._write(memoryview(frame))
-        if unsent:
-            pipes.register(self._input, select.POLLOUT)
+        pipes.register(self._input, select.POLLOUT)
+        unsent = memoryview(frame)
         while unsent or len(received) < end:
-            remaining = max(0.0, deadline - time.monotonic())
-            ready = pipes.poll(min(1000 * remaining, _LOOK_INTERVAL))
-            if not ready and not remaining:
-                raise TaskTimeout(
-                    "no response within the timeout; the executor was killed"
-                )
             if unsent:
                 unsent = self._write(unsent)
                 if not unsent:
                     pipes.unregister(self._input)
-            # Look for the end first: a reply may precede it.
-            has_ended = self._process.poll() is not None
+            remaining = max(0.0, deadline - time.monotonic())
+            # A day at a time: poll cannot wait longer than 24 days.
+            if not pipes.poll(min(1000 * remaining, 86400000)) and not remaining:
+                raise TaskTimeout(
+                    "no response within the timeout; the executor was killed"
+                )
             data = self._output.read(65536)
-            if data:
-                received += data
-                if len(received) >= protocol.FRAME_HEADER_SIZE:
-                    end = protocol.frame_end(received, 0)
-                if len(received) > end:
-                    raise ProtocolError(
-                        "expected one response,"
-                        f" found {len(received) - end} more bytes after it"
-                    )
-            elif has_ended or data is not None:
+            if data == b"":
                 raise self._end_of_output(deadline)
-        body = memoryview(received)[protocol.FRAME_HEADER_SIZE :]
-        return protocol.decode_response(body)[0]
+            received += data or b""
+            if len(received) >= protocol.FRAME_HEADER_SIZE:
+                end = protocol.frame_end(received, 0)
+            if len(received) > end:
+                more = len(received) - end
+                raise ProtocolError(
+                    f"expected one response, found {more} more bytes after it"
+                )
+        return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE)[0]
 
     def _write(self, data: memoryview) -> memoryview:
         """Write as much as the pipe takes. Return the rest."""
@@ -1316,6 +1298,10 @@ class ExecutorHandle:
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
 
+    def _end(self) -> None:
+        self._kill_process()
+        self._close_pipes()
+
     def _kill_process(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
@@ -1327,6 +1313,13 @@ class ExecutorHandle:
         self._output.close()
         # In a fork of the owner, Popen would warn that the process is still running.
         self._process.poll()
+
+
+def _outputs_of(result: protocol.Result) -> bytes:
+    """Return the payload of a response. Raises ExecutorError."""
+    if isinstance(result.outcome, protocol.Failure):
+        raise protocol.decode_executor_error(result.outcome.error)[0]
+    return result.outcome.outputs
 
 
 def _open_pipe(reader: Any, writer: Any) -> list[Any]:
@@ -1349,15 +1342,11 @@ def _open_pipe(reader: Any, writer: Any) -> list[Any]:
 
 
 def _deadline(timeout: float | None) -> float:
-    """Return when a timeout ends. Raises TypeError, ValueError."""
-    if timeout is None:
-        timeout = float("inf")
-    if not timeout > float("-inf"):
-        raise ValueError(f"timeout: expected seconds or None, found {timeout}")
-    return time.monotonic() + timeout
+    """Return when a timeout in seconds ends. Raises TypeError."""
+    return time.monotonic() + (float("inf") if timeout is None else timeout)
 
 
-# ----------------------------------------------------------------------------- commands
+# --------------------------------------------------------------------------- commands
 
 _EXIT_USAGE = 2
 _EXIT_NO_REPLY = 3
@@ -1412,10 +1401,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _restore_environment()
     # While SIGCHLD is ignored, exit statuses are lost.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    for number in (_signal.SIGTERM, _signal.SIGHUP):
-        # Unwind, so that no executor is left.
-        if _signal.getsignal(number) == _signal.SIG_DFL:
-            _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
@@ -1433,9 +1418,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except OSError as error:
-        if error.filename is None:
-            _complain(f"executor: cannot be started: {error.strerror}", _EXIT_FAILURE)
         problem = error.strerror
+        if error.filename is None:
+            _complain(f"executor: cannot be started: {problem}", _EXIT_FAILURE)
         if isinstance(error, FileNotFoundError) and os.path.exists(error.filename):
             problem = "the interpreter in its first line does not exist"
         _complain(f"{error.filename}: {problem}")
@@ -1574,11 +1559,10 @@ def _request(options: argparse.Namespace) -> protocol.Execute:
         payload = protocol.pack_values(*values)
         if options.commit:
             context.task_id = "Commit"
-            context.graph_outputs = bytes([0]) + payload
+            context.graph_outputs = b"\0" + payload
             payload = protocol.pack_values()
-        request = protocol.Execute(
-            options.package, options.task, context.encode(), payload
-        )
+        raw_ctx = context.encode()
+        request = protocol.Execute(options.package, options.task, raw_ctx, payload)
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
         _complain(f"no request can carry this: {error}")
@@ -1588,58 +1572,46 @@ def _request(options: argparse.Namespace) -> protocol.Execute:
 def _read_value(text: str) -> Any:
     import json
 
-    data: str | bytes = text
+    data: Any = text
+    name = text[1:]
     hint = ""
-    if text == "-":
-        data = _read_stdin()
-    elif text.startswith("@") and text != "@":
-        with open(text[1:], "rb") as file:
-            data = file.read()
-    elif text.startswith("-"):
-        hint = " (options go before PACKAGE)"
-    else:
-        hint = """ (a string is written as '"text"', a file as @FILE)"""
     try:
+        if text == "-":
+            name = "stdin"
+            data = open(0, "rb", closefd=False).read()
+        elif text.startswith("@") and name:
+            with open(name, "rb") as file:
+                data = file.read()
+        elif text.startswith("-"):
+            hint = " (options go before PACKAGE)"
+        else:
+            hint = """ (a string is written as '"text"', a file as @FILE)"""
         return json.loads(data)
+    except OSError as error:
+        _complain(f"{name}: {error.strerror}")
     except (ValueError, RecursionError) as error:
         _complain(f"VALUE {text[:40]}: expected JSON: {error}{hint}")
-
-
-def _read_stdin() -> bytes:
-    data = b""
-    try:
-        # It may be a pipe that does not block.
-        while select.select([0], [], []):
-            part = os.read(0, 65536)
-            if not part:
-                break
-            data += part
-    except OSError as error:
-        _complain(f"stdin: {error.strerror}")
-    return data
 
 
 def _repeat(
     options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
 ) -> bytes:
     """Execute --repeat times and say how long it took. Return the last outputs."""
-    outputs = b""
-    samples = []
+    from statistics import median_low
+
+    round_trips = []
+    elapsed = []
     for _ in range(options.repeat):
         started = time.monotonic_ns()
         result = executor.request(request, options.timeout)
-        round_trip = (time.monotonic_ns() - started) // 1000
-        samples.append((round_trip, result.elapsed_us))
-        if isinstance(result.outcome, protocol.Failure):
-            raise protocol.decode_executor_error(result.outcome.error)[0]
-        outputs = result.outcome.outputs
+        round_trips.append((time.monotonic_ns() - started) // 1000)
+        elapsed.append(result.elapsed_us)
+        outputs = _outputs_of(result)
     if options.repeat == 1:
         _say(f"elapsed: {result.elapsed_us} µs")
-        return outputs
-    from statistics import median_low
-
-    for name, times in zip(("round trip", "elapsed_us"), zip(*samples)):
-        _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
+    else:
+        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
+            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
     return outputs
 
 
@@ -1707,14 +1679,14 @@ def _package_names(package_dir: str) -> list[str]:
 
 
 def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
-    context = protocol.TaskContext().encode()
-    payload = protocol.pack_values()
-    request = protocol.Execute(package, _CHECK_TASK, context, payload)
-    outcome = executor.request(request, timeout).outcome
-    if isinstance(outcome, protocol.Success):
-        return _SERVES
-    error = protocol.decode_executor_error(outcome.error)[0]
-    return _SERVES if error.variant == "TaskError" else str(error)
+    raw_ctx = protocol.TaskContext().encode()
+    request = protocol.Execute(package, _CHECK_TASK, raw_ctx, protocol.pack_values())
+    try:
+        _outputs_of(executor.request(request, timeout))
+    except ExecutorError as error:
+        if error.variant != "TaskError":
+            return str(error)
+    return _SERVES
 
 
 if __name__ == "__main__":
