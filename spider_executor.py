@@ -123,29 +123,26 @@ def _serve_process() -> NoReturn:
     status = _EXIT_FAILURE
     is_serving = False
     # Memory for the ERROR line, if there is no other.
-    reserve = bytearray(32 << 10)
+    reserve = bytearray(32768)
     try:
-        _set_default_signals()
+        _restore_signals()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
         for directive in unreadable:
+            # A warning at every level.
             message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
-            # At every level.
             _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
-        _restore_locale()
-        _unbuffer_stdout()
+        _restore_libc()
         _guard(state, output_fd)
         is_serving = True
         _serve(channel, manager, state)
         log.write(_INFO, "Executor exits.")
         status = 0
     except _ForkedChild:
-        message = (
-            "A child forked by a package returned into the executor; it was ended."
-        )
+        message = "A child forked by a package returned into the executor."
         log.write(_ERROR, message, parent=state.pid, **state.task_fields())
         os._exit(_EXIT_FAILURE)
     except Exception as error:
@@ -178,7 +175,7 @@ def _ending(error: Exception) -> str:
     return "The pipe to the parent broke."
 
 
-def _set_default_signals() -> None:
+def _restore_signals() -> None:
     """Undo what Python does to signals, except for SIGPIPE, which stays ignored."""
     # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -269,24 +266,17 @@ def _restore_environment() -> None:
         os.environb[b"LC_CTYPE"] = value
 
 
-def _restore_locale() -> None:
-    """Set the C locale, as in a program that has not called setlocale."""
-    lc_all = 6
-    _libc.setlocale(lc_all, b"C")
-
-
-def _unbuffer_stdout() -> None:
-    """Write what tasks print at once, so that it survives a crash."""
-    unbuffered = 2  # _IONBF
+def _restore_libc() -> None:
+    """Set the C locale, and write what tasks print at once: it must survive a crash."""
+    _libc.setlocale(6, b"C")  # LC_ALL
     stdout = c_void_p.in_dll(_libc, "stdout")
-    _libc.setvbuf(stdout, None, unbuffered, c_size_t(0))
+    _libc.setvbuf(stdout, None, 2, c_size_t(0))  # _IONBF
 
 
 # ------------------------------------------------------------------------------ serve
 
-# Tasks are cached by package and name. Both limits bound the cache.
+# How many tasks are cached by their package and name.
 _TASKS_MAX = 4096
-_KEY_SIZE_MAX = 512
 
 _set_views = Struct("PNPNPN").pack_into
 
@@ -333,12 +323,14 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             answer = answers.get(key)
             if answer is None:
                 answer = _find_task(key, channel, manager, state)
-                if len(answers) < _TASKS_MAX and len(key) <= _KEY_SIZE_MAX:
+                if len(answers) < _TASKS_MAX:
                     answers[key] = answer
             elapsed_us, size = answer(started)
         except ExecutorError as error:
             outcome = error.variant
-            data = _encode_error(error)
+            data = error.encode()
+            if len(data) > protocol.RESPONSE_DATA_MAX:
+                data = _too_large("an error", len(data)).encode()
             size = len(data)
             elapsed_us = channel.send(FAILURE, data, started)
         if log.level >= _DEBUG:
@@ -377,8 +369,7 @@ def _load(name: str, manager: TdlPackageManager, state: _State) -> TdlPackage:
     try:
         package = manager.load(name)
     except ExecutorError as error:
-        message = "A package cannot be loaded."
-        state.log.write(_WARN, message, package=name, err=error)
+        state.log.write(_WARN, "A package cannot be loaded.", package=name, err=error)
         raise
     finally:
         state.is_running = False
@@ -422,9 +413,9 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
 
 _FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
 # Up to this size, data is copied so that a response is one write.
-_COPY_MAX = 32 << 10
-_PIPE_SIZE = 64 << 10
-_LARGE_PIPE_SIZE = 256 << 10
+_COPY_MAX = 32768
+_PIPE_SIZE = 65536
+_LARGE_PIPE_SIZE = 262144
 # fcntl.h of Linux. The module fcntl has these names since CPython 3.10 only.
 _F_SETPIPE_SZ = 1031
 _F_GETPIPE_SZ = 1032
@@ -545,7 +536,8 @@ class _Result(ctypes.Structure):
     _fields_ = [("is_error", c_uint8), ("pointer", c_void_p), ("length", c_size_t)]
 
 
-# The three fields of a _Result, with the padding of the platform.
+# The fields of a _Version, and those of a _Result with the platform's padding.
+_unpack_version = Struct("III").unpack_from
 _unpack_result = Struct("BPN").unpack_from
 
 # The symbol and the signature of each function. The package owns the memory of its
@@ -564,7 +556,7 @@ _EXECUTE = (
 # The version of the package ABI is the version of Spider's executor.
 _ABI_VERSION = (0, 1, 0)
 # A longer name means that the package did not set the length.
-_DECLARED_NAME_MAX = 64 << 10
+_DECLARED_NAME_MAX = 65536
 
 _libc.dlopen.restype = c_void_p
 _libc.dlsym.argtypes = [c_void_p, c_char_p]
@@ -630,11 +622,10 @@ class TdlPackage:
         if self._library is None:
             raise self._loader_error()
         try:
-            version = self._function(_GET_VERSION)()
+            version = _unpack_version(self._function(_GET_VERSION)())
             # The major number of this executor is 0, so major and minor must match.
-            if (version.major, version.minor) != _ABI_VERSION[:2]:
-                found = (version.major, version.minor, version.patch)
-                raise ExecutorError("IncompatibleVersion", found + _ABI_VERSION)
+            if version[:2] != _ABI_VERSION[:2]:
+                raise ExecutorError("IncompatibleVersion", version + _ABI_VERSION)
             self.name = self._declared_name()
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
@@ -686,13 +677,6 @@ def _outputs(pointer: int | None, size: int) -> Any:
         _free(pointer)
         raise _too_large("outputs", size)
     return _read_memory(pointer, size)
-
-
-def _encode_error(error: ExecutorError) -> bytes:
-    data = error.encode()
-    if len(data) > protocol.RESPONSE_DATA_MAX:
-        data = _too_large("an error", len(data)).encode()
-    return data
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -822,7 +806,7 @@ _ExitHandler = CFUNCTYPE(None, c_void_p)
 # each of many threads that exit together.
 _EXIT_HANDLERS = 64
 # RLIMIT_STACK, the default size, can be as large as the limit on all memory.
-_WATCHDOG_STACK_SIZE = 256 << 10
+_WATCHDOG_STACK_SIZE = 262144
 
 
 def _guard(state: _State, output_fd: int) -> None:
@@ -1573,24 +1557,19 @@ def _read_value(text: str) -> Any:
     import json
 
     data: Any = text
-    name = text[1:]
-    hint = ""
+    source = 0 if text == "-" else text[1:]
     try:
-        if text == "-":
-            name = "stdin"
-            data = open(0, "rb", closefd=False).read()
-        elif text.startswith("@") and name:
-            with open(name, "rb") as file:
+        if text == "-" or (source and text.startswith("@")):
+            with open(source, "rb", closefd=text != "-") as file:
                 data = file.read()
-        elif text.startswith("-"):
-            hint = " (options go before PACKAGE)"
-        else:
-            hint = """ (a string is written as '"text"', a file as @FILE)"""
         return json.loads(data)
     except OSError as error:
-        _complain(f"{name}: {error.strerror}")
+        _complain(f"{source or 'stdin'}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        _complain(f"VALUE {text[:40]}: expected JSON: {error}{hint}")
+        hint = "options go before PACKAGE"
+        if not text.startswith("-"):
+            hint = """a string is written as '"text"', a file as @FILE"""
+        _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
 
 
 def _repeat(
