@@ -128,10 +128,14 @@ def _serve_process() -> NoReturn:
         _restore_signals()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
+        # These warnings appear at every level.
+        always = _Log(log.fd, _WARN)
         for directive in unreadable:
-            # A warning at every level.
             message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
-            _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
+            always.write(_WARN, message, directive=directive)
+        if os.isatty(input_fd):
+            message = "stdin is a terminal; see --help for the commands."
+            always.write(_WARN, message)
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
@@ -275,8 +279,9 @@ def _restore_libc() -> None:
 
 # ------------------------------------------------------------------------------ serve
 
-# How many tasks are cached by their package and name.
+# Tasks are cached by package and name. Both limits bound the cache.
 _TASKS_MAX = 4096
+_KEY_SIZE_MAX = 512
 
 _set_views = Struct("PNPNPN").pack_into
 
@@ -323,7 +328,7 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             answer = answers.get(key)
             if answer is None:
                 answer = _find_task(key, channel, manager, state)
-                if len(answers) < _TASKS_MAX:
+                if len(answers) < _TASKS_MAX and len(key) <= _KEY_SIZE_MAX:
                     answers[key] = answer
             elapsed_us, size = answer(started)
         except ExecutorError as error:

@@ -435,7 +435,9 @@ def test_a_limit_of_0_that_a_task_leaves(spawn, name):
     for _ in range(100):
         assert child.serves()
     found = child.call("odd", "answer")
-    assert found.variant == "InvalidLibrary" if name in ("AS", "NOFILE") else found == [1]
+    assert (
+        found.variant == "InvalidLibrary" if name in ("AS", "NOFILE") else found == [1]
+    )
     assert child.serves()
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""
