@@ -157,25 +157,21 @@ def test_a_pipe_that_is_not_of_the_default_size_stays(spawn):
         assert fcntl.fcntl(stream, F_GETPIPE_SZ) == 4096
 
 
+def set_non_blocking():
+    os.set_blocking(0, False)
+    os.set_blocking(1, False)
+
+
 @ours
 def test_pipes_that_do_not_block(spawn):
-    input_fd, to_child = os.pipe()
-    from_child, output_fd = os.pipe()
-    os.set_blocking(input_fd, False)
-    os.set_blocking(output_fd, False)
-    child = spawn(stdin=input_fd, stdout=output_fd)
-    os.close(input_fd)
-    os.close(output_fd)
-    with open(to_child, "wb", 0) as writer, open(from_child, "rb", 0) as reader:
-        child.process.stdin = writer
-        child.process.stdout = reader
-        for _ in range(2):
-            # The executor waits, and does not end.
-            assert not has_output(child, 0.1)
-            child.send(request("buffers", "zeros:4000000"))
-            executor.wait_for(lambda: has_output(child, 0), "the first byte")
-            assert child.receive().outcome == Success(bytes(4_000_000))
-        assert child.finish() == (b"", 0)
+    child = spawn(preexec_fn=set_non_blocking)
+    for _ in range(2):
+        # The executor waits, and does not end.
+        assert not has_output(child, 0.1)
+        child.send(request("buffers", "zeros:4000000"))
+        executor.wait_for(lambda: has_output(child, 0), "the first byte")
+        assert child.receive().outcome == Success(bytes(4_000_000))
+    assert child.finish() == (b"", 0)
 
 
 def test_a_socket(spawn):

@@ -30,8 +30,9 @@ ENDINGS = (BETWEEN_FRAMES, INSIDE_A_FRAME, SHUT_DOWN, NOT_THE_PROTOCOL)
 CONTEXT = protocol.TaskContext(1, 2, 3, 4).encode()
 ERROR = protocol.pack({"Custom": "text"})
 # Lengths at which something changes.
-EDGES = [0, 1, 3, 4, 7, 8, 255, 256, 0xFFFF, BODY_MAX, BODY_MAX + 1, (1 << 31) - 1]
-EDGES += [(1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1]
+EDGES = [0, 1, 3, 4, 7, 8, 255, 256, 0xFFFF]
+EDGES += [BODY_MAX, BODY_MAX + 1, 2**31 - 1, 2**32 - 1, 2**32]
+EDGES += [2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
 
 
 # ------------------------------------------------------------------------ what is right
@@ -74,19 +75,14 @@ def read_stream(stream):
     return requests, BETWEEN_FRAMES
 
 
-def argument(digits):
-    """The argument that the package reads, as a byte."""
-    value = 0
-    for byte in digits.encode():
-        value = value * 10 + byte - ord("0")
-    return value % 256
-
-
 def is_right(request, outcome):
     """Whether it is right. The streams name the packages `buffers` and `missing`."""
     package, task, inputs = request
     name, _, digits = task.partition(":")
-    is_success = name == "echo" or (name == "echo_error" and argument(digits) == 0)
+    argument = 0
+    for byte in digits.encode():
+        argument = argument * 10 + byte - ord("0")
+    is_success = name == "echo" or (name == "echo_error" and argument % 256 == 0)
     if package == "buffers" and is_success:
         return outcome == Success(inputs or bytes(4))
     error, end = protocol.decode_executor_error(outcome.error)
@@ -176,29 +172,29 @@ def exchange(child, stream, count):
         inputs = [input_fd] if unsent else []
         ready = select.select([output_fd], inputs, [], executor.DEADLINE)
         assert any(ready), "expected a reply, found none"
-        if ready[1]:
-            try:
-                unsent = unsent[os.write(input_fd, unsent) :]
-            except BrokenPipeError:
-                unsent = unsent[:0]
         if ready[0]:
             chunk = os.read(output_fd, 1 << 20)
             if not chunk:
                 break
             received += chunk
+        elif ready[1]:
+            try:
+                written = os.write(input_fd, unsent)
+            except BrokenPipeError:
+                written = len(unsent)
+            unsent = unsent[written:]
     return received
 
 
 def split(received):
     """Return the bodies of the responses that are whole."""
     bodies = []
-    at = 0
-    while len(received) - at >= 4:
-        end = at + 4 + int.from_bytes(received[at : at + 4], "big")
-        if end > len(received):
+    while len(received) >= 4:
+        end = 4 + int.from_bytes(received[:4], "big")
+        if len(received) < end:
             break
-        bodies.append(received[at + 4 : end])
-        at = end
+        bodies.append(received[4:end])
+        received = received[end:]
     return bodies
 
 
