@@ -139,7 +139,11 @@ def test_a_pipe_grows_if_a_frame_does_not_fit(spawn, task, inputs_size, grown):
     """All pipes of a user share a budget, which idle executors leave to others."""
     child = spawn()
     assert child.serves()
-    child.call_raw("buffers", task, bytes(inputs_size))
+    frame = executor.raw_request("buffers", task, bytes(inputs_size))
+    # Small frames, too, can arrive in pieces.
+    send_and_drain(child, frame[:30])
+    child.send(frame[30:])
+    child.receive()
     streams = (child.process.stdin, child.process.stdout)
     sizes = [fcntl.fcntl(stream, F_GETPIPE_SZ) for stream in streams]
     assert sizes == [256 << 10 if is_large else 64 << 10 for is_large in grown]

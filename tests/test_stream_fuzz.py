@@ -40,19 +40,20 @@ EDGES += [2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
 
 def read_body(body):
     """Return (package, task, inputs), or None if it is not that of an Execute."""
+    if body[:4] != bytes(4):
+        return None
     fields = []
-    rest = body[4:]
+    at = 4
     for _ in range(4):
-        length = int.from_bytes(rest[:8], "little")
-        if len(rest) < 8 or length > len(rest) - 8:
+        start = at + 8
+        at = start + int.from_bytes(body[at:start], "little")
+        if at > len(body):
             return None
-        fields.append(rest[8 : 8 + length])
-        rest = rest[8 + length :]
+        fields.append(body[start:at])
     try:
-        names = [field.decode() for field in fields[:2]]
+        return fields[0].decode(), fields[1].decode(), fields[3]
     except UnicodeDecodeError:
         return None
-    return (*names, fields[3]) if body[:4] == bytes(4) else None
 
 
 def read_stream(stream):

@@ -57,8 +57,6 @@ NONE = [[]]
 # The task, its values, and its outputs.
 RETURNS = {
     "fibonacci of 0": ("fibonacci", [0], [0]),
-    "fibonacci of 1": ("fibonacci", [1], [1]),
-    "fibonacci of 2": ("fibonacci", [2], [1]),
     "fibonacci of 10": ("fibonacci", [10], [55]),
     "fibonacci of 20": ("fibonacci", [20], [6765]),
     "no string": ("sleep_and_echo", [[]], [[]]),
@@ -115,62 +113,57 @@ def test_a_task_returns(spawn, task, values, outputs):
 
 RAW_CONTEXT = "95 01 81 a5 496e646578 02 03 04 c0 c1"
 FIFTY_FIVE = "01000000 01000000 37"
-# The bytes of the inputs and of the outputs.
+FLOATS = """
+02000000 0d000000 91 91 92 ca3fc00000 cac0000000
+         15000000 91 91 92 cb3fe0000000000000 cb3ff0000000000000"""
+# The task, and the bytes of the inputs and of the outputs.
 BYTES = {
-    "one byte": ("01000000 01000000 0a", FIFTY_FIVE),
-    "uint8 outputs": ("01000000 01000000 0d", "01000000 02000000 cce9"),
-    "uint16 outputs": ("01000000 01000000 0e", "01000000 03000000 cd0179"),
-    "uint8": ("01000000 02000000 cc0a", FIFTY_FIVE),
-    "int8": ("01000000 02000000 d00a", FIFTY_FIVE),
-    "int32": ("01000000 05000000 d20000000a", FIFTY_FIVE),
-    "uint64": ("01000000 09000000 cf000000000000000a", FIFTY_FIVE),
-    "bytes after the value": ("01000000 02000000 0ac1", FIFTY_FIVE),
-    "bytes after the payload": ("01000000 01000000 0a ffff", FIFTY_FIVE),
+    "one byte": ("fibonacci", "01000000 01000000 0a", FIFTY_FIVE),
+    "uint8 outputs": ("fibonacci", "01000000 01000000 0d", "01000000 02000000 cce9"),
+    "uint16 outputs": ("fibonacci", "01000000 01000000 0e", "01000000 03000000 cd0179"),
+    "uint8": ("fibonacci", "01000000 02000000 cc0a", FIFTY_FIVE),
+    "int8": ("fibonacci", "01000000 02000000 d00a", FIFTY_FIVE),
+    "int32": ("fibonacci", "01000000 05000000 d20000000a", FIFTY_FIVE),
+    "uint64": ("fibonacci", "01000000 09000000 cf000000000000000a", FIFTY_FIVE),
+    "bytes after the value": ("fibonacci", "01000000 02000000 0ac1", FIFTY_FIVE),
+    "bytes after the payload": ("fibonacci", "01000000 01000000 0a ffff", FIFTY_FIVE),
+    "floats": (
+        "complex::add",
+        FLOATS,
+        "01000000 15000000 91 91 92 cb4000000000000000 cbbff0000000000000",
+    ),
 }
 
 
-@rows("raw_inputs, outputs", BYTES)
-def test_the_bytes_of_inputs_and_outputs(spawn, raw_inputs, outputs):
+@rows("task, raw_inputs, outputs", BYTES)
+def test_the_bytes_of_inputs_and_outputs(spawn, task, raw_inputs, outputs):
     raw = (bytes.fromhex(raw_inputs), bytes.fromhex(RAW_CONTEXT))
-    found = spawn().call_raw(TASKS, "fibonacci", *raw)
+    found = spawn().call_raw(package_of(task), task, *raw)
     assert found.hex() == outputs.replace(" ", "")
-
-
-def test_floats_are_widened(spawn):
-    first = "0d000000 91 91 92 ca3fc00000 cac0000000"
-    second = "15000000 91 91 92 cb3fe0000000000000 cb3ff0000000000000"
-    raw = (bytes.fromhex(f"02000000 {first} {second}"), bytes.fromhex(RAW_CONTEXT))
-    outputs = "01000000 15000000 91 91 92 cb4000000000000000 cbbff0000000000000"
-    assert spawn().call_raw(COMPLEX, "complex::add", *raw) == bytes.fromhex(outputs)
 
 
 FAILED = task_error("ExecutionError", "always_fail: intentional failure")
 COMPLEX_FAILED = task_error("Custom", "this task always fails")
+# The package, the task, and its error, or None if there is no such task.
 FAIL = {
     "integration_test_tasks": (TASKS, "always_fail", FAILED),
     "complex": (COMPLEX, "complex::always_fail", COMPLEX_FAILED),
-}
-# Names of tasks that a package does not have.
-NO_TASKS = {
-    "start of another": (TASKS, "fibonacc"),
-    "more than another": (TASKS, "fibonacci2"),
-    "empty": (TASKS, ""),
-    "NUL": (TASKS, "a\0b"),
-    "long": (TASKS, "x" * 5000),
-    "of the other package": (TASKS, "complex::sub"),
-    "letters of Unicode": (COMPLEX, "complex::n\u00f6tig \U0001f577"),
-    "of the first package": (COMPLEX, "fibonacci"),
-}
-NOT_FOUND = {
-    name: (*row, task_error("TaskNotFound", row[1])) for name, row in NO_TASKS.items()
+    "start of a name": (TASKS, "fibonacc", None),
+    "more than a name": (TASKS, "fibonacci2", None),
+    "empty name": (TASKS, "", None),
+    "NUL in a name": (TASKS, "a\0b", None),
+    "long name": (TASKS, "x" * 5000, None),
+    "letters of Unicode": (COMPLEX, "complex::n\u00f6tig \U0001f577", None),
+    "name in the other package": (COMPLEX, "fibonacci", None),
 }
 
 
-@rows("package, task, error", {**FAIL, **NOT_FOUND})
+@rows("package, task, error", FAIL)
 def test_both_packages_go_on_after_an_error(spawn, package, task, error):
     child = spawn()
     for _ in range(2):
-        assert child.call(package, task) == error
+        found = child.call(package, task)
+        assert found == (error or task_error("TaskNotFound", task))
         assert child.call(TASKS, "fibonacci", 10) == [55]
         assert child.call(COMPLEX, "complex::sub", NONE, NONE) == [NONE]
 
@@ -225,10 +218,6 @@ WRONG = {
     "string": ("fibonacci", ["10"], FIRST),
     "negative": ("fibonacci", [-1], FIRST + ".*-1"),
     "float": ("fibonacci", [1.5], FIRST),
-    "nil": ("fibonacci", [None], FIRST),
-    "boolean": ("fibonacci", [True], FIRST),
-    "array": ("fibonacci", [[10]], FIRST),
-    "map": ("fibonacci", [{}], FIRST),
     "superfluous": ("always_fail", [1], ""),
     "element": ("sleep_and_echo", [["x", 1]], r"inputs\[0\].*\[1\].*found"),
     "map for a list": ("sleep_and_echo", [{"x": "y"}], ""),
@@ -286,8 +275,6 @@ def test_a_malformed_request_is_an_error(spawn, raw_ctx, raw_inputs):
 SUM = "assert_outputs_sum_zero"
 ZERO_SUMS = {
     "zero": [0],
-    "two": [5, -5],
-    "three": [200, -150, -50],
     "greatest": [2**63 - 1, -(2**63), 1],
     "many": [0] * 200,
 }
@@ -304,12 +291,11 @@ def test_a_commit_task_sees_the_outputs_of_the_graph(spawn, values):
 
 
 def test_a_commit_task_takes_no_inputs(spawn):
-    error = spawn().call(TASKS, SUM, 1, context=commit(0))
+    child = spawn()
+    error = child.call(TASKS, SUM, 1, context=commit(0))
     assert variant_of(error) == "DeserializationError"
-
-
-def test_any_task_can_be_a_commit_task(spawn):
-    assert spawn().call(TASKS, "fibonacci", 10, context=commit(1)) == [55]
+    # Any task can be a commit task.
+    assert child.call(TASKS, "fibonacci", 10, context=commit(1)) == [55]
 
 
 EXECUTION = "ExecutionError"
@@ -324,13 +310,11 @@ def buffer(outputs):
 # The context, the variant of the error, and a pattern for the text.
 OTHER_OUTPUTS = {
     "1": (commit(1), EXECUTION, "do not sum to zero: got 1$"),
-    "140,000": (commit(70000, 70000), EXECUTION, "got 140000$"),
     "least": (commit(-(2**63)), EXECUTION, f"got {-(2**63)}$"),
     "nothing": (commit(), EXECUTION, "outputs empty"),
     "string": (commit("5"), DECODING, ""),
     "nil": (commit(0, None), DECODING, ""),
     "float": (commit(1.0), DECODING, ""),
-    "array": (commit([0]), DECODING, ""),
     "too great": (commit(2**63), DECODING, ""),
     # Any error is right.
     "empty buffer": (buffer(b""), None, ""),
