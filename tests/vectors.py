@@ -279,7 +279,7 @@ map of 2^31  | 5 | df 80000000 00       | map of 2147483648 entries
 text cut     | 1 | a3 e282ff            | str in UTF-8, found byte e2
 surrogate    | 4 | 92 00 a3 61eda080    | str in UTF-8, found byte ed
 map as key   | 1 | 81 81 00 00 00  | a map key that is not a map, found map of 1 entries
-map in a key | 4 | 82 00 90 91 80 00 | a map key that is not a map, found map of 0 entries
+in a key     | 4 | 82 00 90 91 80 | a map key that is not a map, found map of 0 entries
 """)
 NOT_VALUES += [
     (
@@ -345,6 +345,7 @@ outputs cut | 13 | 95 01 a6 'Commit' 03 04 c402 00       | graph_outputs of 2 by
 
 # ------------------------------------------------------------------------------ errors
 
+# In the order of the indexes of the variants.
 TDL_ERRORS = rows(
     ("empty", "81 ac 'TaskNotFound' a0", TdlError("TaskNotFound", "")),
     (
