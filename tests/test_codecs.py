@@ -139,8 +139,8 @@ SEED = 20261124
 COUNT = 50_000 if os.environ.get("SPIDER_FUZZ_FULL") else 500
 # Markers, tags, and the ends of their ranges.
 TELLING = bytes.fromhex(
-    "00010205067f808182859093a0a1bfc0c1c2c3c4c5c6c7cacbcccdcecfd0d3d4d8d9dadbdcdddedfe0fe"
-    "8a96aeff"
+    "00010205067f808182859093a0a1bfc0c1c2c3c4c5c6c7cacbcccdcecfd0d3d4d8d9dadbdcdddedfe0"
+    "8a96aefeff"
 )
 
 

@@ -107,8 +107,9 @@ def test_256_levels_are_packed(inner):
     data = pack(nested(inner, 255))
     assert pack(unpack(data)[0]) == data
     text = "^expected at most 256 nested containers, found more$"
-    with pytest.raises(ProtocolError, match=text):
-        pack(nested(inner, 256))
+    for deep in (nested(inner, 256), nested({(): 0}, 255), nested({0: ()}, 255)):
+        with pytest.raises(ProtocolError, match=text):
+            pack(deep)
 
 
 def test_keys_are_nested_and_compared_256_levels_deep():
