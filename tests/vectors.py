@@ -69,8 +69,8 @@ REQUESTS = rows(
 NOT_REQUESTS = malformed("""
 no tag       |  0 |                                    | a request tag (4 bytes)
 tag cut      |  0 | 000000                             | a request tag (4 bytes)
-tag 2        |  0 | 02000000       | a request tag: 0 (Execute) or 1 (Shutdown), found 2
-big-endian   |  0 | 00*3 01 | a request tag: 0 (Execute) or 1 (Shutdown), found 16777216
+tag 2        |  0 | 02000000       | a request tag, 0 (Execute) or 1 (Shutdown), found tag 2
+big-endian   |  0 | 00*3 01 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 16777216
 length cut   |  4 | 00*4 01 00*6                       | the length of package (8 bytes)
 package      | 12 | 00*4 02 00*7 'p'                   | package of 2 bytes
 package 2^64 | 12 | 00*4 ff*8 00*16              | package of 18446744073709551615 bytes
@@ -101,9 +101,9 @@ RESPONSES = rows(
 )
 NOT_RESPONSES = malformed("""
 no tag     |  0 |                             | a response tag (4 bytes)
-tag 1      |  0 | 01000000 00*16              | a response tag: 0 (Result), found 1
+tag 1      |  0 | 01000000 00*16              | a response tag, 0 (Result), found tag 1
 no outcome |  4 | 00*4                        | an outcome tag (4 bytes)
-outcome 2  |  4 | 00*4 02 00*3     | an outcome tag: 0 (Success) or 1 (Failure), found 2
+outcome 2  |  4 | 00*4 02 00*3     | an outcome tag, 0 (Success) or 1 (Failure), found tag 2
 length cut |  8 | 00*4 00*4 00*7              | the length of outputs (8 bytes)
 error cut  |  8 | 00*4 01000000 00*7          | the length of error (8 bytes)
 outputs    | 16 | 00*4 00*4 02 00*7 00        | outputs of 2 bytes
@@ -311,17 +311,21 @@ CONTEXTS = rows(
     ("outputs", "95 01 a6 'Commit' 03 04 92 7f ccff", COMMIT),
     ("no outputs", "95 01 a6 'Commit' 02 03 90", TaskContext(1, "Commit", 2, 3, b"")),
 )
-READ_CONTEXTS = rows(
-    ("bin", "95 01 a6 'Commit' 03 04 c402 7fff", COMMIT),
-    ("wide bytes", "95 01 c4 06 'Commit' d003 04 92 d07f cd00ff", COMMIT),
-    ("empty bin", "95 01 a6 'Commit' 02 03 c400", TaskContext(1, "Commit", 2, 3, b"")),
+# The first three values of a context, which log lines show.
+TASK_IDS = rows(
+    ("zeros", "95 00 81 a5 'Index' 00 00", (0, 0, 0)),
+    ("index", "95 01 81 a5 'Index' 02 03", (1, 2, 3)),
     (
-        "wide",
-        "dc0005 d001 de0001 d905 'Index' d3 00*7 02 03 04 c0",
-        TaskContext(1, 2, 3, 4),
+        "largest",
+        "95 cf ff*8 81 a5 'Index' cf ff*8 cf ff*8",
+        (2**64 - 1, 2**64 - 1, 2**64 - 1),
     ),
+    ("cleanup", "95 01 a7 'Cleanup' 03", (1, "Cleanup", 3)),
+    ("commit", "95 01 a6 'Commit' 03", (1, "Commit", 3)),
+    ("wide text", "95 01 c4 06 'Commit' d003", (1, "Commit", 3)),
+    ("wide", "dc0005 d001 de0001 d905 'Index' d3 00*7 02 03", (1, 2, 3)),
 )
-NOT_CONTEXTS = malformed("""
+NOT_TASK_IDS = malformed("""
 nil         |  0 | c0                                    | array of 5 items, found nil
 map         |  0 | 85 00*10                   | array of 5 items, found map of 5 entries
 4 items     |  0 | 94 00*4                    | array of 5 items, found array of 4 items
@@ -335,12 +339,6 @@ no entry    |  2 | 95 01 80 03 04 c0     | the name of a variant, found map of 0
 commit map  |  3 | 95 01 81 a6 'Commit' 02 03 04 c0      | one of Index, found 'Commit'
 index nil   |  9 | 95 01 81 a5 'Index' c0 03 04 c0       | a u64, found nil
 instance    | 10 | 95 01 81 a5 'Index' 02 ca3fc00000     | a u64, found float 1.5
-group str   | 11 | 95 01 81 a5 'Index' 02 03 a0 c0       | a u64, found str of 0 bytes
-outputs 0   | 11 | 95 01 a6 'Commit' 03 04 00 | nil, bin or an array of u8, found uint 0
-outputs 256 | 12 | 95 01 a6 'Commit' 03 04 91 cd0100     | a u8, found uint 256
-outputs -1  | 13 | 95 01 a6 'Commit' 03 04 92 00 ff      | a u8, found int -1
-outputs cut | 13 | 95 01 a6 'Commit' 03 04 c402 00       | graph_outputs of 2 bytes
-4 GB bytes  | 17 | 95 01 a6 'Commit' 03 04 ddffffffff 00 | a msgpack value
 """)
 
 # ------------------------------------------------------------------------------ errors
