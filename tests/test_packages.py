@@ -84,6 +84,15 @@ def test_a_package_is_loaded_once_when_first_requested(spawn, packages, add, tra
     assert trace.take() == ["unload"]
 
 
+NO_OUTPUTS = {"dangling": '-DINIT=copied(0,"",0)', "NULL": "-DINIT=owned(0,NULL,0)"}
+
+
+@rows("flag", NO_OUTPUTS)
+def test_init_may_return_no_buffer(spawn, packages, add, flag):
+    add("odd", flag)
+    assert spawn(packages).call("odd", "answer") == [1]
+
+
 OTHER_VERSION = "-DVERSION=0,2,7"
 VERSION_ERROR = ExecutorError("IncompatibleVersion", (0, 2, 7, 0, 1, 0))
 INIT_ERROR = ExecutorError("PackageInitError", CUSTOM)
@@ -574,6 +583,7 @@ def whole(target, data):
 
 OTHER_MACHINE = struct.pack("<H", 62 if platform.machine() == "aarch64" else 183)
 LONG_SYMBOL = "n" * 430
+WIDE_SYMBOL = "\u65e5" * 130
 # A flag, what is put in the place of the library, and how the error begins.
 CAUSES = {
     "no file": ("", link_to("nowhere"), "cannot open shared object file: No such file"),
@@ -594,9 +604,14 @@ CAUSES = {
     ),
     "symbol": ("-DUNDEFINED", whole, "undefined symbol: nothing_defines_this"),
     "long symbol": (
-        f"-DUNDEFINED -DMISSING={LONG_SYMBOL}",
+        f'-DUNDEFINED -DMISSING="{LONG_SYMBOL}"',
         whole,
         f"undefined symbol: {LONG_SYMBOL[:100]}",
+    ),
+    "long symbol of Unicode": (
+        f'-DUNDEFINED -DMISSING="{WIDE_SYMBOL}"',
+        whole,
+        f"undefined symbol: {WIDE_SYMBOL[:70]}",
     ),
     "endless name": ("-DNAME_SIZE=99999", whole, "the declared name has 99999 bytes"),
     "name not UTF-8": (

@@ -8,7 +8,7 @@
  *     INIT=expression                      its init function, which returns a Result; there is none without the flag
  *     CONSTRUCTOR=statement                runs while the library is loaded
  *     UNDEFINED, UNDEFINED_CALL            it has the address of a function that nothing defines, or calls one
- *     MISSING=nothing_defines_this         the name of that function
+ *     MISSING="nothing_defines_this"       the name of that function
  *
  * INIT and CONSTRUCTOR may use these:
  *     fork_and_wait()     a child that returns, too; its exit status is the output of the task "child"
@@ -53,12 +53,12 @@
 #endif
 
 #ifndef MISSING
-#define MISSING nothing_defines_this
+#define MISSING "nothing_defines_this"
 #endif
 
-extern void MISSING(void);
+extern void missing(void) __asm__(MISSING);
 #ifdef UNDEFINED
-void (*use)(void) = MISSING;
+void (*use)(void) = missing;
 #endif
 
 static int calls;
@@ -165,7 +165,7 @@ EXPORT Result __spider_tdl_package_execute(View task, View context, View inputs)
     trace("execute");
     calls++;
 #ifdef UNDEFINED_CALL
-    MISSING();
+    missing();
 #endif
     if (!strcmp(name, "answer"))
         return number(value());
