@@ -24,9 +24,11 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__" and sys.flags.isolated:
+# A relative path is resolved before the program can change its working directory.
+_DIRECTORY = os.path.dirname(os.path.realpath(__file__))
+if __name__ == "__main__":
     # An isolated interpreter does not look for modules in the script's directory.
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+    sys.path.insert(0, _DIRECTORY)
 
 import _signal
 import _thread
@@ -46,7 +48,7 @@ from protocol import FAILURE, SUCCESS, ExecutorError, ProtocolError, TdlError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Callable, Container, Iterator, NoReturn, Sequence, Union
+    from typing import Any, Container, Iterator, NoReturn, Sequence, Union
 
     Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 
@@ -70,10 +72,6 @@ _EXIT_FAILURE = 1
 _PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
 
 
-# The ids of a task are the first bytes of its context: a few small msgpack values.
-_CONTEXT_IDS_MAX = 64
-
-
 class _ForkedChild(Exception):
     """A child that a package forked has returned into the executor."""
 
@@ -94,21 +92,21 @@ class _State:
         self.is_ending = False
         self.exit_handler: Any = None
 
-    def task_fields(self) -> dict[str, object]:
+    def task_fields(self) -> dict[str, Any]:
         """Return the log fields that name the current task, or the last one."""
-        if not self.request:
-            return {}
-        package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
-        fields: dict[str, object] = {"task": f"{package}::{task}"}
+        fields: dict[str, Any] = {}
         context = self.views[1]
-        start = _read_memory(context.pointer, min(context.length, _CONTEXT_IDS_MAX))
         try:
-            ids, _ = protocol.decode_task_ids(start)
+            package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
+            fields["task"] = f"{package}::{task}"
+            if self.is_loading:
+                fields["during"] = f"{package} (loading)"
+            ids, _ = protocol.decode_task_ids(
+                _read_memory(context.pointer, context.length)
+            )
             fields.update(zip(("job_id", "task_id", "task_instance_id"), ids))
         except ProtocolError:
-            pass
-        if self.is_loading:
-            fields["during"] = f"{package} (loading)"
+            pass  # There was no task yet, or its context cannot be decoded.
         return fields
 
 
@@ -125,35 +123,45 @@ def _serve_process() -> NoReturn:
     # Memory for the ERROR line, if there is no other.
     reserve = bytearray(32768)
     try:
-        _restore_signals()
+        _restore_signals_and_libc()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
         # These warnings appear at every level.
         always = _Log(log.fd, _WARN)
         for directive in unreadable:
-            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
-            always.write(_WARN, message, directive=directive)
+            always.write(
+                _WARN,
+                "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one.",
+                directive=directive,
+            )
         if os.isatty(input_fd):
-            message = "stdin is a terminal; see --help for the commands."
-            always.write(_WARN, message)
+            always.write(_WARN, "stdin is a terminal; see --help for the commands.")
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
-        _restore_libc()
         _guard(state, output_fd)
         is_serving = True
         _serve(channel, manager, state)
         log.write(_INFO, "Executor exits.")
         status = 0
     except _ForkedChild:
-        message = "A child forked by a package returned into the executor."
-        log.write(_ERROR, message, parent=state.pid, **state.task_fields())
+        log.write(
+            _ERROR,
+            "A child forked by a package returned into the executor.",
+            parent=state.pid,
+            **state.task_fields(),
+        )
         os._exit(_EXIT_FAILURE)
+    except ProtocolError as error:
+        log.write(_ERROR, "Protocol error on stdin.", err=error)
     except Exception as error:
         reserve.clear()
-        message = _ending(error) if is_serving else "The executor cannot start."
-        fields = {} if isinstance(error, ProtocolError) else state.task_fields()
-        log.write(_ERROR, message, err=str(error) or type(error).__name__, **fields)
+        log.write(
+            _ERROR,
+            _ending(error) if is_serving else "The executor cannot start.",
+            err=str(error) or type(error).__name__,
+            **state.task_fields(),
+        )
     finally:
         state.is_ending = True
         try:
@@ -165,8 +173,6 @@ def _serve_process() -> NoReturn:
 
 def _ending(error: Exception) -> str:
     """Say what has ended the loop."""
-    if isinstance(error, ProtocolError):
-        return "Protocol error on stdin."
     if isinstance(error, (MemoryError, SystemError)):
         # CPython can raise SystemError if it has no memory for a frame.
         return "Out of memory."
@@ -179,15 +185,22 @@ def _ending(error: Exception) -> str:
     return "The pipe to the parent broke."
 
 
-def _restore_signals() -> None:
-    """Undo what Python does to signals, except for SIGPIPE, which stays ignored."""
+def _restore_signals_and_libc() -> None:
+    """Undo what Python does to signals and to the C library.
+
+    SIGPIPE stays ignored.
+    """
     # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
+    _libc.setlocale(6, b"C")  # LC_ALL
+    # What tasks print is written at once: it must survive a crash.
+    stdout = c_void_p.in_dll(_libc, "stdout")
+    _libc.setvbuf(stdout, None, 2, 0)  # _IONBF
 
 
-def _take_standard_streams() -> tuple[int, int, int]:
+def _take_standard_streams() -> list[int]:
     """Move stdin, stdout and stderr to private descriptors, and give tasks others.
 
     Tasks get a stdin that is at its end, and stderr as their stdout. Raises OSError,
@@ -195,13 +208,18 @@ def _take_standard_streams() -> tuple[int, int, int]:
     """
     for fd, name in enumerate(("stdin", "stdout")):
         if not _is_inherited(fd):
-            message = f"{name} is closed; expected a pipe from the execution manager"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                f"{name} is closed; expected a pipe from the execution manager"
+            )
+        os.set_blocking(fd, True)
     if not _is_inherited(2):
         os.closerange(2, 3)
         os.set_inheritable(_open_null(), True)
-    private = (_duplicate_high(0), _duplicate_high(1), _duplicate_high(2))
-    at_end = _open_at_end()
+    # Tasks are unlikely to close high numbers.
+    first = max(3, min(os.sysconf("SC_OPEN_MAX"), 4096) - 16)
+    private = [os.dup2(fd, first + fd, inheritable=False) for fd in range(3)]
+    at_end, writing = os.pipe()
+    os.close(writing)
     os.dup2(at_end, 0)
     os.close(at_end)
     os.dup2(2, 1)
@@ -219,39 +237,30 @@ def _is_inherited(fd: int) -> bool:
         return False
 
 
-def _duplicate_high(fd: int) -> int:
-    """Duplicate fd to a high number, which tasks are unlikely to close."""
-    limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
-    return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
-
-
-def _open_at_end() -> int:
-    """Return a descriptor from which nothing can be read."""
-    reading, writing = os.pipe()
-    os.close(writing)
-    return reading
-
-
 def _open_null() -> int:
     """Open /dev/null. Some chroots have none: there, writes fail with EBADF."""
     try:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
-        return _open_at_end()
+        return os.open("/", os.O_PATH)
 
 
 def _package_dir(log: _Log) -> str:
     """Return the package directory. Raises RuntimeError if the variable is not set."""
     path = os.environ.get(_PACKAGE_DIR_VARIABLE)
     if not path:
-        state = "not set" if path is None else "empty"
         raise RuntimeError(
-            f"{_PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages"
+            f"{_PACKAGE_DIR_VARIABLE} is not set or empty;"
+            " expected the directory of the packages"
         )
     if not os.path.isdir(path):
         # It may be a volume that is mounted later.
-        message = "is not a directory; requests fail until it exists"
-        log.write(_WARN, f"{_PACKAGE_DIR_VARIABLE} {message}.", path=path)
+        log.write(
+            _WARN,
+            f"{_PACKAGE_DIR_VARIABLE} is not a directory;"
+            " requests fail until it exists.",
+            path=path,
+        )
     return path
 
 
@@ -268,13 +277,6 @@ def _restore_environment() -> None:
             value = None
     if value is not None:
         os.environb[b"LC_CTYPE"] = value
-
-
-def _restore_libc() -> None:
-    """Set the C locale, and write what tasks print at once: it must survive a crash."""
-    _libc.setlocale(6, b"C")  # LC_ALL
-    stdout = c_void_p.in_dll(_libc, "stdout")
-    _libc.setvbuf(stdout, None, 2, c_size_t(0))  # _IONBF
 
 
 # ------------------------------------------------------------------------------ serve
@@ -294,12 +296,11 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
     log = state.log
     buffer = channel.buffer
     address = channel.address
-    views = state.views
     # The payload without values: a count of 0.
     empty_payload = c_uint32(0)
     # For each task, the function that answers its requests. The key is the bytes of a
     # request up to the end of task_func.
-    answers: dict[bytes, Callable[[int], tuple[int, int]]] = {}
+    answers: dict[bytes, Any] = {}
 
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
@@ -309,14 +310,21 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             log.write(_INFO, "Received shutdown request.")
             return
         task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
-        task = address + task_at
-        context = address + ctx_at
         inputs = address + inputs_at
         if inputs_size == 0:
             # The inputs of a cleanup task have zero bytes, which Rust packages refuse.
             inputs = ctypes.addressof(empty_payload)
             inputs_size = ctypes.sizeof(empty_payload)
-        _set_views(views, 0, task, task_size, context, ctx_size, inputs, inputs_size)
+        _set_views(
+            state.views,
+            0,
+            address + task_at,
+            task_size,
+            address + ctx_at,
+            ctx_size,
+            inputs,
+            inputs_size,
+        )
         key = buffer[start : task_at + task_size]
         state.request = key
         if log.level >= _DEBUG:
@@ -359,30 +367,30 @@ def _find_task(
     name, task, _ = protocol.decode_names(key, 0, len(key))
     package = manager.loaded.get(name)
     if package is None:
-        load = _named(_load, f"{name} (loading)")
-        package = load(name, manager, state)
+        load = _named(TdlPackageManager.load, f"{name} (loading)")
+        state.is_running = True
+        state.is_loading = True
+        try:
+            package = load(manager, name)
+        except ExecutorError as error:
+            state.log.write(
+                _WARN, "A package cannot be loaded.", package=name, err=error
+            )
+            raise
+        finally:
+            state.is_running = False
+            state.is_loading = False
+        if package.name != name:
+            state.log.write(
+                _WARN,
+                "A package declares another name.",
+                package=name,
+                declared=package.name,
+            )
     arguments = tuple(state.views)
     return _named(
         _answer, f"{name}::{task}", package.execute, arguments, channel, state
     )
-
-
-def _load(name: str, manager: TdlPackageManager, state: _State) -> TdlPackage:
-    """Load a package. The copy that is called is named after the package."""
-    state.is_running = True
-    state.is_loading = True
-    try:
-        package = manager.load(name)
-    except ExecutorError as error:
-        state.log.write(_WARN, "A package cannot be loaded.", package=name, err=error)
-        raise
-    finally:
-        state.is_running = False
-        state.is_loading = False
-    if package.name != name:
-        message = "A package declares another name."
-        state.log.write(_WARN, message, package=name, declared=package.name)
-    return package
 
 
 def _answer(
@@ -401,7 +409,13 @@ def _answer(
     is_error, pointer, size = _unpack_result(result)
     if is_error:
         raise _package_error("TaskError", pointer, size)
-    elapsed_us = channel.send(SUCCESS, _outputs(pointer, size), started)
+    if size > protocol.RESPONSE_DATA_MAX:
+        _free(pointer)
+        raise _too_large("outputs", size)
+    if size and not pointer:
+        text = f"the task returned {size} bytes of outputs at a NULL pointer"
+        raise ExecutorError("TaskError", TdlError("SerializationError", text))
+    elapsed_us = channel.send(SUCCESS, _read_memory(pointer, size), started)
     if size:
         _free(pointer)
     return elapsed_us, size
@@ -437,8 +451,6 @@ class _Channel:
         self._input_fd = input_fd
         self._output_fd = output_fd
         self._pid = pid
-        os.set_blocking(input_fd, True)
-        os.set_blocking(output_fd, True)
         # Memory at a page boundary, from which the kernel copies faster. Pages take
         # no memory before they are used.
         _libc.calloc.restype = c_void_p
@@ -564,9 +576,7 @@ _ABI_VERSION = (0, 1, 0)
 _DECLARED_NAME_MAX = 65536
 
 _libc.dlopen.restype = c_void_p
-_libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
-_libc.dlclose.argtypes = [c_void_p]
 _libc.dlerror.restype = c_char_p
 _free = _libc.free
 _free.argtypes = [c_void_p]
@@ -597,8 +607,11 @@ class TdlPackageManager:
         failure, the next request tries again. Raises ExecutorError.
         """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            rule = "a package name is not empty, '.' or '..' and has no '/' or NUL"
-            raise _invalid_library(f"{rule}; found {name!a}", self._package_dir)
+            raise _invalid_library(
+                "a package name is not empty, '.' or '..' and has no '/' or NUL;"
+                f" found {name!a}",
+                self._package_dir,
+            )
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
@@ -618,13 +631,10 @@ class TdlPackage:
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
+        self._pid = os.getpid()
         _check_elf(path)
-        pid = os.getpid()
-        self._library = _libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
-        if os.getpid() != pid:
-            # A child that was forked by a constructor must not go on.
-            raise _ForkedChild
-        if self._library is None:
+        self._library = c_void_p(_libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL))
+        if not self._library:
             raise self._loader_error()
         try:
             version = _unpack_version(self._function(_GET_VERSION)())
@@ -639,15 +649,24 @@ class TdlPackage:
             raise
         # From here on the library stays loaded, even after an error: threads and
         # handlers of the package may be in it.
-        if _libc.dlsym(self._library, _INIT[0]) is not None:
+        if _libc.dlsym(self._library, _INIT[0]):
             is_error, pointer, size = _unpack_result(self._function(_INIT)())
-            if os.getpid() != pid:
-                raise _ForkedChild
             if is_error:
                 raise _package_error("PackageInitError", pointer, size)
             if size:
                 _free(pointer)
         self.execute = self._function(_EXECUTE)
+
+    def _function(self, function: Any) -> Any:
+        """Look up a function by its symbol and signature."""
+        if os.getpid() != self._pid:
+            # A child that a constructor or another function has forked.
+            raise _ForkedChild
+        symbol, function_type = function
+        address = _libc.dlsym(self._library, symbol)
+        if address is None:
+            raise self._loader_error()
+        return function_type(address)
 
     def _declared_name(self) -> str:
         view = self._function(_GET_NAME)()
@@ -661,27 +680,9 @@ class TdlPackage:
             text = _with_path(f"the declared name: {error}", self._path)
             raise ExecutorError("InvalidUtf8", text) from None
 
-    def _function(self, function: tuple[bytes, Any]) -> Any:
-        symbol, function_type = function
-        address = _libc.dlsym(self._library, symbol)
-        if address is None:
-            raise self._loader_error()
-        return function_type(address)
-
     def _loader_error(self) -> ExecutorError:
         # The text is bytes, as the path is: the locale has no part in it.
         return _invalid_library(_show(_libc.dlerror()), self._path)
-
-
-def _outputs(pointer: int | None, size: int) -> Any:
-    """Return the outputs of a task. The caller frees them, unless this raises."""
-    if size and not pointer:
-        text = f"the task returned {size} bytes of outputs at a NULL pointer"
-        raise ExecutorError("TaskError", TdlError("SerializationError", text))
-    if size > protocol.RESPONSE_DATA_MAX:
-        _free(pointer)
-        raise _too_large("outputs", size)
-    return _read_memory(pointer, size)
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -697,8 +698,10 @@ def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorErro
     try:
         return ExecutorError(variant, protocol.decode_tdl_error(data)[0])
     except ProtocolError as error:
-        found = f"an error of {len(data)} bytes that is not a TdlError"
-        text = f"the package returned {found}: {error}"
+        text = (
+            f"the package returned an error of {len(data)} bytes that is not a"
+            f" TdlError: {error}"
+        )
         return ExecutorError("ErrorPayloadDeserializationFailure", text)
     finally:
         if size:
@@ -745,7 +748,6 @@ def _check_elf(path: bytes) -> None:
     expected = _ELF_MACHINES.get((machine, ctypes.sizeof(c_void_p)))
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
             header = file.read(_ELF_HEADER.size)
             magic, found, segments_at, count = _ELF_HEADER.unpack(header)
             if not magic.startswith(b"\x7fELF") or expected is None:
@@ -754,25 +756,26 @@ def _check_elf(path: bytes) -> None:
                 problem = f"built for another machine; this one is {machine}"
                 raise _invalid_library(problem, path)
             file.seek(segments_at)
-            table = file.read(count * _ELF_SEGMENT.size)
+            table_size = count * _ELF_SEGMENT.size
+            table = file.read(table_size)
+            size = os.path.getsize(path)
     except (OSError, ValueError, StructError):
         return  # The loader says why.
-    ends = [segments_at + count * _ELF_SEGMENT.size]
-    whole = len(table) - len(table) % _ELF_SEGMENT.size
-    for kind, offset, length in _ELF_SEGMENT.iter_unpack(table[:whole]):
+    end = segments_at + table_size
+    for kind, at, length in _ELF_SEGMENT.iter_unpack(table.ljust(table_size, b"\0")):
         if kind == _PT_LOAD:
-            ends.append(offset + length)
-    if max(ends) > size:
-        problem = f"file cut short: expected {max(ends)} bytes, found {size}"
+            end = max(end, at + length)
+    if end > size:
+        problem = f"file cut short: expected {end} bytes, found {size}"
         raise _invalid_library(problem, path)
 
 
-# The end of a longer error text is cut off on its way to the user. These parts of it
-# are for the cause, for one word of the cause, and for the end of the path.
+# The end of a longer error text is cut off on its way to the user. These are the bytes
+# for the start of the cause, for its end, and for the end of the path.
 _ERROR_TEXT_MAX = 450
-_CAUSE_MAX = 250
-_WORD_MAX = 120
-_PATH_MAX = 190
+_CAUSE_START = 125
+_CAUSE_END = 125
+_PATH_END = 190
 
 
 def _invalid_library(problem: str, path: bytes) -> ExecutorError:
@@ -788,15 +791,12 @@ def _with_path(problem: str, path: bytes) -> str:
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
-    cause = problem.replace(f"{shown}: ", "").replace(shown, "this library")
-    # The name of a symbol can be long, and the cause can come after it.
-    words = [
-        word if len(word) <= _WORD_MAX else f"{word[:_WORD_MAX]}..."
-        for word in cause.split(" ")
-    ]
-    start = " ".join(words).encode()[:_CAUSE_MAX].decode("utf-8", "ignore")
-    end = shown.encode()[-_PATH_MAX:].decode("utf-8", "ignore")
-    return f"{start}: ...{end}"
+    cause = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()
+    if len(cause) > _CAUSE_START + _CAUSE_END:
+        # The middle is the name of a symbol, or the path of another library.
+        cause = cause[:_CAUSE_START] + b"..." + cause[-_CAUSE_END:]
+    short = cause + b": ..." + shown.encode()[-_PATH_END:]
+    return short.decode("utf-8", "ignore")
 
 
 def _show(data: bytes) -> str:
@@ -1012,8 +1012,6 @@ _START = (
     "import sys;sys.path[:0]=sys.argv[1:2];import spider_executor as e;"
     "sys.exit(e.main(sys.argv[2:]))"
 )
-# A relative path is resolved before the program can change its working directory.
-_DIRECTORY = os.path.dirname(os.path.realpath(__file__))
 
 
 def own_command() -> list[str]:
