@@ -37,7 +37,7 @@ import errno
 import faulthandler
 import select
 import time
-from ctypes import CFUNCTYPE, c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import CFUNCTYPE, c_char, c_size_t, c_uint8, c_uint32, c_void_p, py_object
 from struct import Struct
 from struct import error as StructError
 from types import FunctionType
@@ -577,7 +577,7 @@ _DECLARED_NAME_MAX = 65536
 
 _libc.dlopen.restype = c_void_p
 _libc.dlsym.restype = c_void_p
-_libc.dlerror.restype = c_char_p
+_libc.dlerror.restype = ctypes.c_char_p
 _free = _libc.free
 _free.argtypes = [c_void_p]
 _free.restype = None
@@ -806,13 +806,6 @@ def _show(data: bytes) -> str:
 
 # ----------------------------------------------------------------------------- guards
 
-_ExitHandler = CFUNCTYPE(None, c_void_p)
-# Each thread that calls `exit` takes one registered handler, so there must be one for
-# each of many threads that exit together.
-_EXIT_HANDLERS = 64
-# RLIMIT_STACK, the default size, can be as large as the limit on all memory.
-_WATCHDOG_STACK_SIZE = 262144
-
 
 def _guard(state: _State, output_fd: int) -> None:
     """Set up crash reports, the exit handler and the watchdog.
@@ -825,15 +818,18 @@ def _guard(state: _State, output_fd: int) -> None:
     faulthandler.enable(state.log.fd, **options)
 
     # ctypes needs the object for as long as libc may call it.
-    state.exit_handler = _ExitHandler(lambda _: _at_exit(state))
-    for _ in range(_EXIT_HANDLERS):
-        _libc.__cxa_atexit(state.exit_handler, None, None)
+    state.exit_handler = CFUNCTYPE(None, py_object)(_at_exit)
+    # Each thread that calls `exit` takes one registered handler, and many threads can
+    # do so together.
+    for _ in range(64):
+        _libc.__cxa_atexit(state.exit_handler, py_object(state), None)
 
     # The watchdog inherits the mask: signals are for the threads of tasks.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     is_polling = _thread.allocate_lock()
     is_polling.acquire()
-    _thread.stack_size(_WATCHDOG_STACK_SIZE)
+    # The default, RLIMIT_STACK, can be as large as the limit on all memory.
+    _thread.stack_size(262144)
     _thread.start_new_thread(_watch, (state, output_fd, is_polling))
     # Wait until it polls: if a task forks while the watchdog holds Python's lock, the
     # child can never get the lock.
@@ -851,8 +847,7 @@ def _at_exit(state: _State) -> None:
     try:
         is_clean = state.is_ending or os.getpid() != state.pid
         if not is_clean:
-            fields = state.task_fields()
-            state.log.write(_ERROR, "Native code called exit.", **fields)
+            state.log.write(_ERROR, "Native code called exit.", **state.task_fields())
     finally:
         if not is_clean:
             os._exit(_EXIT_FAILURE)
@@ -881,8 +876,11 @@ def _watch(state: _State, output_fd: int, is_polling: _thread.LockType) -> None:
                 elif state.is_running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):
-                        message = "The parent is gone while a task runs."
-                        state.log.write(_ERROR, message, **state.task_fields())
+                        state.log.write(
+                            _ERROR,
+                            "The parent is gone while a task runs.",
+                            **state.task_fields(),
+                        )
                     os._exit(_EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
@@ -923,8 +921,10 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
 
     Returns the level for this program and the directives that cannot be parsed.
     """
-    levels = {name.lower(): level for level, name in enumerate(_LEVEL_NAMES)}
-    levels.update((str(level), level) for level in range(6))
+    levels = {}
+    for number, name in enumerate(_LEVEL_NAMES):
+        levels[str(number)] = number
+        levels[name.lower()] = number
     marks = str.maketrans("_-:", "xxx")
     level = _ERROR
     longest = -1
@@ -933,14 +933,15 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
         if not set("[]{}").isdisjoint(directive):
             continue  # A span, for a Rust package that reads the same variable.
         target, equals, name = map(str.strip, directive.rpartition("="))
-        if not equals and name.lower() not in levels:
-            target = name
+        name = name.lower()
+        if not equals and name not in levels:
+            target = directive
             name = "trace"
         is_valid = target.translate(marks).isalnum() or not (target or equals)
-        if name.lower() not in levels or not is_valid:
+        if name not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
-            level = levels[name.lower()]
+            level = levels[name]
             longest = len(target)
     return level, unreadable
 
@@ -958,8 +959,10 @@ class _Log:
             return
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        texts = [f'"message":{_json(message)}']
-        texts += [f'"{name}":{_json(value)}' for name, value in fields.items()]
+        texts = [
+            f'"{name}":{_json(value)}'
+            for name, value in {"message": message, **fields}.items()
+        ]
         line = (
             f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z"'
             f',"level":"{_LEVEL_NAMES[level]}"'
