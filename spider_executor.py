@@ -1105,7 +1105,6 @@ class ExecutorHandle:
                 "expected another place for stderr than stdout:"
                 " log lines would break the protocol"
             )
-        argv = command or own_command()
         environment = dict(os.environ if env is None else env)
         environment[_PACKAGE_DIR_VARIABLE] = os.fsdecode(package_dir)
         self.stderr: Any = None
@@ -1117,13 +1116,17 @@ class ExecutorHandle:
             self._output, stdout = _open_pipe(own_ends, its_ends)
             if stderr == PIPE:
                 self.stderr, stderr = _open_pipe(own_ends, its_ends)
-            os.set_blocking(self._input.fileno(), False)
-            os.set_blocking(self._output.fileno(), False)
+            for pipe in (self._input, self._output):
+                os.set_blocking(pipe.fileno(), False)
             self._process = Popen(
-                argv, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+                command or own_command(),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=environment,
             )
             own_ends.pop_all()
-        self.pid: int = self._process.pid
+        self.pid = self._process.pid
 
     def execute(
         self,
@@ -1163,10 +1166,10 @@ class ExecutorHandle:
                 )
             return self._exchange(frame, deadline)
         except BaseException:
-            self._end()
+            self._kill_process()
             raise
         finally:
-            self._lock.release()
+            self._release()
 
     def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
         """End the executor, and kill it if it takes more than `timeout` seconds.
@@ -1182,12 +1185,12 @@ class ExecutorHandle:
         try:
             if not self._input.closed:
                 shutdown = protocol.encode_request(protocol.Shutdown())
-                self._write(memoryview(protocol.encode_frame(shutdown)))
+                self._write(protocol.encode_frame(shutdown))
                 self._input.close()
                 self._wait(deadline)
         finally:
-            self._end()
-            self._lock.release()
+            self._kill_process()
+            self._release()
         return self._status()
 
     def kill(self) -> None:
@@ -1195,14 +1198,10 @@ class ExecutorHandle:
 
         A thread that is in `execute` gets ExecutorCrash.
         """
-        if os.getpid() != self._owner:
-            self._close_pipes()
-            return
         self._kill_process()
         # If a thread is in `execute`, that one closes the pipes.
         if self._lock.acquire(False):
-            self._close_pipes()
-            self._lock.release()
+            self._release()
 
     def __enter__(self) -> ExecutorHandle:
         return self
@@ -1260,7 +1259,7 @@ class ExecutorHandle:
                 )
         return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE)[0]
 
-    def _write(self, data: memoryview) -> memoryview:
+    def _write(self, data: Any) -> Any:
         """Write as much as the pipe takes. Return the rest."""
         try:
             return data[self._input.write(data) or 0 :]
@@ -1288,21 +1287,25 @@ class ExecutorHandle:
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def _end(self) -> None:
-        self._kill_process()
-        self._close_pipes()
-
     def _kill_process(self) -> None:
-        if self._process.poll() is None:
+        """Kill the process, and wait for its end.
+
+        A fork of the owner has no such process. There, `poll` lets Popen know.
+        """
+        self._process.poll()
+        if os.getpid() == self._owner:
             self._process.kill()
             self._process.wait()
 
-    def _close_pipes(self) -> None:
-        """Close the pipes, except for stderr, which may have lines to read."""
-        self._input.close()
-        self._output.close()
-        # In a fork of the owner, Popen would warn that the process is still running.
-        self._process.poll()
+    def _release(self) -> None:
+        """Release the lock. If the process has ended, close the pipes before.
+
+        Except for stderr, which may have lines to read.
+        """
+        if self._process.returncode is not None:
+            self._input.close()
+            self._output.close()
+        self._lock.release()
 
 
 def _outputs_of(result: protocol.Result) -> bytes:
@@ -1331,7 +1334,7 @@ def _open_pipe(reader: Any, writer: Any) -> list[Any]:
             os.close(fd)
 
 
-def _deadline(timeout: float | None) -> float:
+def _deadline(timeout: Any) -> float:
     """Return when a timeout in seconds ends. Raises TypeError."""
     return time.monotonic() + (float("inf") if timeout is None else timeout)
 
@@ -1385,7 +1388,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The default is the arguments of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
     if not arguments:
         _serve_process()
     _restore_environment()
@@ -1401,8 +1405,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Raises OSError if it is not a directory.
         os.close(os.open(options.package_dir, os.O_PATH | os.O_DIRECTORY))
         for name in ("timeout", "repeat"):
-            value = getattr(options, name, None)
-            if value is not None and not value > 0:
+            value = getattr(options, name, 1)
+            if not value > 0:
                 _complain(f"--{name}: expected a positive number, found {value}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
@@ -1437,7 +1441,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
         "run", help="run one task", description=_RUN_DESCRIPTION, **style
     )
@@ -1447,19 +1451,20 @@ def _parser() -> argparse.ArgumentParser:
         description=_CHECK_DESCRIPTION,
         **style,
     )
-    for command in (run, check):
+    for command, timeout in ((run, float("inf")), (check, 10)):
         command.add_argument(
             "--package-dir",
             metavar="DIR",
             default=os.environ.get(_PACKAGE_DIR_VARIABLE),
             help=f"default: ${_PACKAGE_DIR_VARIABLE}",
         )
-    run.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        help="kill an executor that does not reply in time",
-    )
+        command.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            type=float,
+            default=timeout,
+            help="kill an executor that does not reply in time (default: %(default)s)",
+        )
     run.add_argument(
         "--repeat",
         metavar="N",
@@ -1486,13 +1491,6 @@ def _parser() -> argparse.ArgumentParser:
     values = run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
     # Some versions of argparse would ask for one.
     values.required = False
-    check.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=10,
-        help="for each package (default: 10)",
-    )
     check.add_argument("packages", metavar="PACKAGE", nargs="*")
     return parser
 
@@ -1543,16 +1541,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _request(options: argparse.Namespace) -> protocol.Execute:
-    values = [_read_value(text) for text in options.values]
     context = protocol.TaskContext()
     try:
-        payload = protocol.pack_values(*values)
+        payload = protocol.pack_values(*map(_read_value, options.values))
         if options.commit:
             context.task_id = "Commit"
             context.graph_outputs = b"\0" + payload
             payload = protocol.pack_values()
-        raw_ctx = context.encode()
-        request = protocol.Execute(options.package, options.task, raw_ctx, payload)
+        request = protocol.Execute(
+            options.package, options.task, context.encode(), payload
+        )
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
         _complain(f"no request can carry this: {error}")
@@ -1604,8 +1602,12 @@ def _json_line(outputs: bytes) -> bytes:
     import json
 
     try:
-        values = protocol.unpack_values(outputs)
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=list)
+        text = json.dumps(
+            protocol.unpack_values(outputs),
+            ensure_ascii=False,
+            allow_nan=False,
+            default=list,
+        )
     except (ValueError, TypeError) as error:
         _complain(
             f"the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
@@ -1621,13 +1623,14 @@ def _check(options: argparse.Namespace) -> int:
             f"{options.package_dir}: expected directories with packages, found none",
             _EXIT_FAILURE,
         )
-    environment = {"RUST_LOG": "warn", **os.environ}
     serving: list[str] = []
     executor = None
     for name in names:
         try:
             if executor is None:
-                executor = ExecutorHandle(options.package_dir, env=environment)
+                executor = ExecutorHandle(
+                    options.package_dir, env={"RUST_LOG": "warn", **os.environ}
+                )
                 # Packages can clash with what is loaded.
                 for package in serving:
                     _verdict(executor, package, options.timeout)
@@ -1647,8 +1650,8 @@ def _package_names(package_dir: str) -> list[str]:
     """Return the directories that have a library. Name the others on stderr."""
     import fnmatch
 
-    names: list[str] = []
-    others: list[str] = []
+    names = []
+    others = []
     for name in fnmatch.filter(sorted(os.listdir(package_dir)), "[!.]*"):
         try:
             files = os.listdir(os.path.join(package_dir, name))
@@ -1657,15 +1660,22 @@ def _package_names(package_dir: str) -> list[str]:
         except OSError:
             # The executor says why.
             files = ["lib.so"]
-        (names if fnmatch.filter(files, "lib*.so") else others).append(name)
+        if fnmatch.filter(files, "lib*.so"):
+            names.append(name)
+        else:
+            others.append(name)
     if others:
         _say(f"skipped, because there is no lib*.so: {', '.join(others)}")
     return names
 
 
 def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
-    raw_ctx = protocol.TaskContext().encode()
-    request = protocol.Execute(package, _CHECK_TASK, raw_ctx, protocol.pack_values())
+    request = protocol.Execute(
+        package,
+        _CHECK_TASK,
+        protocol.TaskContext().encode(),
+        protocol.pack_values(),
+    )
     try:
         _outputs_of(executor.request(request, timeout))
     except ExecutorError as error:
