@@ -509,20 +509,16 @@ class _Channel:
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
         tail = protocol.response_tail(elapsed_us)
+        parts = (head, data, tail)
         if size <= _COPY_MAX:
-            frame = b"".join((head, data, tail))
-            while frame:
-                frame = frame[os.write(self._output_fd, frame) :]
-            return elapsed_us
-        if size > _PIPE_SIZE:
-            _enlarge_pipe(self._output_fd)
-        parts = [head, data, tail]
-        while parts:
-            count = os.writev(self._output_fd, parts)
-            while parts and count >= len(parts[0]):
-                count -= len(parts.pop(0))
-            if count:
-                parts[0] = memoryview(parts[0])[count:]
+            written = os.write(self._output_fd, b"".join(parts))
+        else:
+            if size > _PIPE_SIZE:
+                _enlarge_pipe(self._output_fd)
+            written = os.writev(self._output_fd, parts)
+        while written < len(head) + size + len(tail):
+            # A signal has interrupted the write.
+            written += os.write(self._output_fd, b"".join(parts)[written:])
         return elapsed_us
 
 
