@@ -24,11 +24,9 @@ from __future__ import annotations
 import os
 import sys
 
-# A relative path is resolved before the program can change its working directory.
-_DIRECTORY = os.path.dirname(os.path.realpath(__file__))
 if __name__ == "__main__":
     # An isolated interpreter does not look for modules in the script's directory.
-    sys.path.insert(0, _DIRECTORY)
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 import _signal
 import _thread
@@ -40,17 +38,27 @@ import time
 from ctypes import CFUNCTYPE, c_char, c_size_t, c_uint8, c_uint32, c_void_p, py_object
 from struct import Struct
 from struct import error as StructError
+from time import monotonic, monotonic_ns
 from types import FunctionType
 
 import protocol
-from protocol import FAILURE, SUCCESS, ExecutorError, ProtocolError, TdlError
+from protocol import (
+    FRAME_HEADER_SIZE,
+    RESPONSE_DATA_MAX,
+    Execute,
+    ExecutorError,
+    ProtocolError,
+    TaskContext,
+    TdlError,
+    encode_frame,
+    encode_request,
+    pack_values,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Container, Iterator, NoReturn, Sequence, Union
-
-    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+    from typing import Any, Iterator, NoReturn, Sequence
 
 __all__ = [
     "ExecutorCrash",
@@ -92,9 +100,9 @@ class _State:
         self.is_ending = False
         self.exit_handler: Any = None
 
-    def task_fields(self) -> dict[str, Any]:
+    def task_fields(self) -> Any:
         """Return the log fields that name the current task, or the last one."""
-        fields: dict[str, Any] = {}
+        fields: Any = {}
         context = self.views[1]
         try:
             package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
@@ -119,7 +127,6 @@ def _serve_process() -> NoReturn:
     log = _Log(2, level)
     state = _State(log)
     status = _EXIT_FAILURE
-    is_serving = False
     # Memory for the ERROR line, if there is no other.
     reserve = bytearray(32768)
     try:
@@ -137,10 +144,9 @@ def _serve_process() -> NoReturn:
         if os.isatty(input_fd):
             always.write(_WARN, "stdin is a terminal; see --help for the commands.")
         manager = TdlPackageManager(_package_dir(log))
-        channel = _Channel(input_fd, output_fd, state.pid)
+        channel = _Channel(input_fd, output_fd)
         _restore_environment()
         _guard(state, output_fd)
-        is_serving = True
         _serve(channel, manager, state)
         log.write(_INFO, "Executor exits.")
         status = 0
@@ -158,7 +164,7 @@ def _serve_process() -> NoReturn:
         reserve.clear()
         log.write(
             _ERROR,
-            _ending(error) if is_serving else "The executor cannot start.",
+            _ending(error) if state.request else "The executor cannot start.",
             err=str(error) or type(error).__name__,
             **state.task_fields(),
         )
@@ -266,16 +272,16 @@ def _package_dir(log: _Log) -> str:
 
 def _restore_environment() -> None:
     """Undo what Python does to LC_CTYPE when it starts in the C locale."""
-    value = os.environb.pop(b"LC_CTYPE", None)
+    value = os.environb.pop(b"LC_CTYPE", b"")
     try:
         with open("/proc/self/environ", "rb") as file:
             _, name, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
-        value = rest.partition(b"\0")[0] if name else None
+        value = rest.partition(b"\0")[0]
+        is_given = name != b""
     except OSError:
         # Without /proc: these are the values that Python sets.
-        if value in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
-            value = None
-    if value is not None:
+        is_given = value not in (b"C.UTF-8", b"C.utf8", b"UTF-8")
+    if is_given:
         os.environb[b"LC_CTYPE"] = value
 
 
@@ -296,7 +302,7 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
     log = state.log
     buffer = channel.buffer
     address = channel.address
-    # The payload without values: a count of 0.
+    # The payload without values: a count of 0, in 4 bytes.
     empty_payload = c_uint32(0)
     # For each task, the function that answers its requests. The key is the bytes of a
     # request up to the end of task_func.
@@ -314,7 +320,7 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
         if inputs_size == 0:
             # The inputs of a cleanup task have zero bytes, which Rust packages refuse.
             inputs = ctypes.addressof(empty_payload)
-            inputs_size = ctypes.sizeof(empty_payload)
+            inputs_size = 4
         _set_views(
             state.views,
             0,
@@ -330,7 +336,7 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
         if log.level >= _DEBUG:
             log.write(_DEBUG, "Task starts.", **state.task_fields())
 
-        started = time.monotonic_ns()
+        started = monotonic_ns()
         outcome = "success"
         try:
             answer = answers.get(key)
@@ -342,10 +348,10 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
         except ExecutorError as error:
             outcome = error.variant
             data = error.encode()
-            if len(data) > protocol.RESPONSE_DATA_MAX:
+            if len(data) > RESPONSE_DATA_MAX:
                 data = _too_large("an error", len(data)).encode()
             size = len(data)
-            elapsed_us = channel.send(FAILURE, data, started)
+            elapsed_us = channel.send(protocol.FAILURE, data, started)
         if log.level >= _DEBUG:
             log.write(
                 _DEBUG,
@@ -368,8 +374,7 @@ def _find_task(
     package = manager.loaded.get(name)
     if package is None:
         load = _named(TdlPackageManager.load, f"{name} (loading)")
-        state.is_running = True
-        state.is_loading = True
+        state.is_running = state.is_loading = True
         try:
             package = load(manager, name)
         except ExecutorError as error:
@@ -378,8 +383,7 @@ def _find_task(
             )
             raise
         finally:
-            state.is_running = False
-            state.is_loading = False
+            state.is_running = state.is_loading = False
         if package.name != name:
             state.log.write(
                 _WARN,
@@ -387,9 +391,13 @@ def _find_task(
                 package=name,
                 declared=package.name,
             )
-    arguments = tuple(state.views)
     return _named(
-        _answer, f"{name}::{task}", package.execute, arguments, channel, state
+        _answer,
+        f"{name}::{task}",
+        package.execute,
+        tuple(state.views),
+        channel,
+        state,
     )
 
 
@@ -409,13 +417,13 @@ def _answer(
     is_error, pointer, size = _unpack_result(result)
     if is_error:
         raise _package_error("TaskError", pointer, size)
-    if size > protocol.RESPONSE_DATA_MAX:
+    if size > RESPONSE_DATA_MAX:
         _free(pointer)
         raise _too_large("outputs", size)
     if size and not pointer:
         text = f"the task returned {size} bytes of outputs at a NULL pointer"
         raise ExecutorError("TaskError", TdlError("SerializationError", text))
-    elapsed_us = channel.send(SUCCESS, _read_memory(pointer, size), started)
+    elapsed_us = channel.send(protocol.SUCCESS, _read_memory(pointer, size), started)
     if size:
         _free(pointer)
     return elapsed_us, size
@@ -430,7 +438,7 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
 
 # ---------------------------------------------------------------------------- channel
 
-_FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
+_FRAME_MAX = FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
 # Up to this size, data is copied so that a response is one write.
 _COPY_MAX = 32768
 _PIPE_SIZE = 65536
@@ -441,20 +449,17 @@ _F_GETPIPE_SZ = 1032
 
 
 class _Channel:
-    """The pipes to the parent, and the buffer for requests.
+    """The pipes to the parent, and the buffer for requests. Raises MemoryError."""
 
-    `pid` is that of the executor: a child that it has not started must not answer.
-    Raises OSError, MemoryError.
-    """
-
-    def __init__(self, input_fd: int, output_fd: int, pid: int) -> None:
+    def __init__(self, input_fd: int, output_fd: int) -> None:
         self._input_fd = input_fd
         self._output_fd = output_fd
-        self._pid = pid
+        # A child that was forked by a package must not answer.
+        self._pid = os.getpid()
         # Memory at a page boundary, from which the kernel copies faster. Pages take
         # no memory before they are used.
         _libc.calloc.restype = c_void_p
-        memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), c_size_t(1))
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), 1)
         if not memory:
             raise MemoryError("there is no memory for the largest frame")
         self.address: int = (memory | 4095) + 1
@@ -472,10 +477,10 @@ class _Channel:
         start = 0
         filled = 0
         while True:
-            if filled - start >= protocol.FRAME_HEADER_SIZE:
+            if filled - start >= FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
                 if end <= filled:
-                    yield start + protocol.FRAME_HEADER_SIZE, end
+                    yield start + FRAME_HEADER_SIZE, end
                     start = end
                     if start == filled:
                         start = filled = 0
@@ -505,7 +510,7 @@ class _Channel:
         if os.getpid() != self._pid:
             raise _ForkedChild
         # The clock of a virtual machine can step back.
-        elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
+        elapsed_us = max(0, monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
         tail = protocol.response_tail(elapsed_us)
@@ -580,13 +585,13 @@ _free.restype = None
 
 
 class TdlPackageManager:
-    """The packages of one directory.
+    """The packages of one directory, whose path is str, bytes or os.PathLike.
 
     Each is loaded when it is first requested, and stays loaded. `loaded` has the
     packages by the names that they were requested under.
     """
 
-    def __init__(self, package_dir: Path) -> None:
+    def __init__(self, package_dir: Any) -> None:
         # A relative path belongs to the directory in which the process was started.
         try:
             start = os.getcwdb()
@@ -621,11 +626,11 @@ class TdlPackageManager:
 class TdlPackage:
     """A loaded package.
 
-    `name` is the name that it declares, which must not be in `taken`. `execute` is its
-    native function. Raises ExecutorError.
+    `name` is the name that it declares, which must not be in the set `taken`.
+    `execute` is its native function. Raises ExecutorError.
     """
 
-    def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
+    def __init__(self, path: bytes, taken: Any = ()) -> None:
         self._path = path
         self._pid = os.getpid()
         _check_elf(path)
@@ -683,12 +688,14 @@ class TdlPackage:
 
 def _too_large(what: str, size: int) -> ExecutorError:
     """Return the error that replaces a response of more than 8 MiB."""
-    limit = protocol.RESPONSE_DATA_MAX
-    text = f"the task returned {what} of {size} bytes; a response holds at most {limit}"
+    text = (
+        f"the task returned {what} of {size} bytes;"
+        f" a response holds at most {RESPONSE_DATA_MAX}"
+    )
     return ExecutorError("TaskError", TdlError("SerializationError", text))
 
 
-def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorError:
+def _package_error(variant: str, pointer: Any, size: int) -> ExecutorError:
     """Decode and free the error that a package returned."""
     data = _read_memory(pointer, size) if pointer else b""
     try:
@@ -708,7 +715,7 @@ def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorErro
 _Memory: Any = c_char * (1 << 40)
 
 
-def _read_memory(pointer: int | None, size: int) -> Any:
+def _read_memory(pointer: Any, size: int) -> Any:
     """Return native memory, copied if it is small.
 
     If the size is 0, the pointer may be invalid.
@@ -767,10 +774,9 @@ def _check_elf(path: bytes) -> None:
 
 
 # The end of a longer error text is cut off on its way to the user. These are the bytes
-# for the start of the cause, for its end, and for the end of the path.
+# for the start of the cause, as many for its end, and those for the end of the path.
 _ERROR_TEXT_MAX = 450
-_CAUSE_START = 125
-_CAUSE_END = 125
+_CAUSE_PART = 125
 _PATH_END = 190
 
 
@@ -788,9 +794,9 @@ def _with_path(problem: str, path: bytes) -> str:
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
     cause = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()
-    if len(cause) > _CAUSE_START + _CAUSE_END:
+    if len(cause) > 2 * _CAUSE_PART:
         # The middle is the name of a symbol, or the path of another library.
-        cause = cause[:_CAUSE_START] + b"..." + cause[-_CAUSE_END:]
+        cause = cause[:_CAUSE_PART] + b"..." + cause[-_CAUSE_PART:]
     short = cause + b": ..." + shown.encode()[-_PATH_END:]
     return short.decode("utf-8", "ignore")
 
@@ -921,7 +927,6 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
     for number, name in enumerate(_LEVEL_NAMES):
         levels[str(number)] = number
         levels[name.lower()] = number
-    marks = str.maketrans("_-:", "xxx")
     level = _ERROR
     longest = -1
     unreadable = []
@@ -933,7 +938,9 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
         if not equals and name not in levels:
             target = directive
             name = "trace"
-        is_valid = target.translate(marks).isalnum() or not (target or equals)
+        is_valid = target.replace("::", "_").replace("-", "_").isidentifier() or not (
+            target or equals
+        )
         if name not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
@@ -966,11 +973,10 @@ class _Log:
             f',"filename":"spider_executor.py"'
             f',"line_number":{sys._getframe(1).f_lineno}}}\n'
         )
-        data = line.encode()
         # Fall back to fd 2 if a task has closed ours. If that fails, drop the line.
         for fd in (self.fd, 2):
             try:
-                os.write(fd, data)
+                os.write(fd, line.encode())
                 return
             except OSError:
                 continue
@@ -1011,6 +1017,8 @@ _START = (
     "import sys;sys.path[:0]=sys.argv[1:2];import spider_executor as e;"
     "sys.exit(e.main(sys.argv[2:]))"
 )
+# A relative path is resolved before the program can change its working directory.
+_DIRECTORY = os.path.dirname(os.path.realpath(__file__))
 
 
 def own_command() -> list[str]:
@@ -1042,11 +1050,14 @@ class ExecutorCrash(Exception):
         self.exit_code = status
         self.signal: str | None = None
         if status is not None and status < 0:
-            from signal import Signals
-
-            names = {-number: number.name for number in Signals}
+            # The first name counts: SIGABRT, not SIGIOT, and SIGHUP, not SIG_UNBLOCK.
+            names = {
+                getattr(_signal, name): name
+                for name in reversed(dir(_signal))
+                if name.startswith("SIG")
+            }
             self.exit_code = None
-            self.signal = names.get(status, f"signal {-status}")
+            self.signal = names.get(-status, f"signal {-status}")
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -1082,7 +1093,7 @@ class ExecutorHandle:
 
     def __init__(
         self,
-        package_dir: Path,
+        package_dir: Any,
         command: Sequence[str] | None = None,
         env: Any = None,
         stderr: Any = None,
@@ -1101,8 +1112,10 @@ class ExecutorHandle:
                 "expected another place for stderr than stdout:"
                 " log lines would break the protocol"
             )
-        environment = dict(os.environ if env is None else env)
-        environment[_PACKAGE_DIR_VARIABLE] = os.fsdecode(package_dir)
+        environment = {
+            **(os.environ if env is None else env),
+            _PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
+        }
         self.stderr: Any = None
         self._owner = os.getpid()
         # Only the thread that holds the lock may use or close the pipes.
@@ -1140,19 +1153,19 @@ class ExecutorHandle:
         the timeout, and RuntimeError if the executor has ended before, another thread
         is using it, or it belongs to another process.
         """
-        context = context or protocol.TaskContext()
-        payload = protocol.pack_values(*values)
-        request = protocol.Execute(package, task_func, context.encode(), payload)
+        context = context or TaskContext()
+        payload = pack_values(*values)
+        request = Execute(package, task_func, context.encode(), payload)
         return protocol.unpack_values(_outputs_of(self.request(request, timeout)))
 
     def request(
-        self, request: protocol.Execute, timeout: float | None = None
+        self, request: Execute, timeout: float | None = None
     ) -> protocol.Result:
         """Send a request and return the response undecoded.
 
         Raises what `execute` does, except for ExecutorError.
         """
-        frame = protocol.encode_frame(protocol.encode_request(request))
+        frame = encode_frame(encode_request(request))
         deadline = _deadline(timeout)
         self._acquire()
         try:
@@ -1180,8 +1193,8 @@ class ExecutorHandle:
         self._acquire()
         try:
             if not self._input.closed:
-                shutdown = protocol.encode_request(protocol.Shutdown())
-                self._write(protocol.encode_frame(shutdown))
+                shutdown = encode_request(protocol.Shutdown())
+                self._write(encode_frame(shutdown))
                 self._input.close()
                 self._wait(deadline)
         finally:
@@ -1226,7 +1239,7 @@ class ExecutorHandle:
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         """Write the request and read the response, both as far as the pipes allow."""
         received = bytearray()
-        end = protocol.FRAME_HEADER_SIZE
+        end = FRAME_HEADER_SIZE
         pipes = select.poll()
         pipes.register(self._output, select.POLLIN)
         pipes.register(self._input, select.POLLOUT)
@@ -1236,7 +1249,7 @@ class ExecutorHandle:
                 unsent = self._write(unsent)
                 if not unsent:
                     pipes.unregister(self._input)
-            remaining = max(0.0, deadline - time.monotonic())
+            remaining = max(0.0, deadline - monotonic())
             # A day at a time: poll cannot wait longer than 24 days.
             if not pipes.poll(min(1000 * remaining, 86400000)) and not remaining:
                 raise TaskTimeout(
@@ -1244,16 +1257,22 @@ class ExecutorHandle:
                 )
             data = self._output.read(65536)
             if data == b"":
-                raise self._end_of_output(deadline)
+                # Wait for the end of a process that has closed its stdout.
+                self._wait(min(deadline, monotonic() + _END_TIMEOUT))
+                if self._process.returncode is None:
+                    raise TaskTimeout(
+                        "the executor closed its stdout but did not end; it was killed"
+                    )
+                raise ExecutorCrash(self._status())
             received += data or b""
-            if len(received) >= protocol.FRAME_HEADER_SIZE:
+            if len(received) >= FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
             if len(received) > end:
-                more = len(received) - end
                 raise ProtocolError(
-                    f"expected one response, found {more} more bytes after it"
+                    "expected one response,"
+                    f" found {len(received) - end} more bytes after it"
                 )
-        return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE)[0]
+        return protocol.decode_response(received, FRAME_HEADER_SIZE)[0]
 
     def _write(self, data: Any) -> Any:
         """Write as much as the pipe takes. Return the rest."""
@@ -1263,15 +1282,6 @@ class ExecutorHandle:
             # The executor stopped reading. It may reply all the same.
             return data[:0]
 
-    def _end_of_output(self, deadline: float) -> Exception:
-        """Wait for a process that has closed its stdout. Return what to raise."""
-        self._wait(min(deadline, time.monotonic() + _END_TIMEOUT))
-        if self._process.returncode is None:
-            return TaskTimeout(
-                "the executor closed its stdout but did not end; it was killed"
-            )
-        return ExecutorCrash(self._status())
-
     def _status(self) -> int | None:
         """Return the exit status, or None if the system has not kept it."""
         if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
@@ -1280,7 +1290,7 @@ class ExecutorHandle:
 
     def _wait(self, deadline: float) -> None:
         """Wait until the process has ended, at most until the deadline."""
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while self._process.poll() is None and monotonic() < deadline:
             time.sleep(0.001)
 
     def _kill_process(self) -> None:
@@ -1332,7 +1342,7 @@ def _open_pipe(reader: Any, writer: Any) -> list[Any]:
 
 def _deadline(timeout: Any) -> float:
     """Return when a timeout in seconds ends. Raises TypeError."""
-    return time.monotonic() + (float("inf") if timeout is None else timeout)
+    return monotonic() + (float("inf") if timeout is None else timeout)
 
 
 # --------------------------------------------------------------------------- commands
@@ -1427,25 +1437,27 @@ def _parser() -> argparse.ArgumentParser:
             # argparse would ignore a stdout that is closed or full.
             _print(message.encode())
 
-    style: Any = {
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "allow_abbrev": False,
-    }
     parser = Parser(
-        "spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style
+        "spider-task-executor",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
-        "run", help="run one task", description=_RUN_DESCRIPTION, **style
+        "run",
+        help="run one task",
+        description=_RUN_DESCRIPTION,
+        allow_abbrev=False,
     )
     check = commands.add_parser(
         "check",
         help="check that packages load",
         description=_CHECK_DESCRIPTION,
-        **style,
+        allow_abbrev=False,
     )
     for command, timeout in ((run, float("inf")), (check, 10)):
         command.add_argument(
@@ -1524,30 +1536,42 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from statistics import median_low
+
     request = _request(options)
+    round_trips = []
+    elapsed = []
     try:
         with ExecutorHandle(options.package_dir, options.executor) as executor:
-            outputs = _repeat(options, executor, request)
+            for _ in range(options.repeat):
+                started = monotonic_ns()
+                result = executor.request(request, options.timeout)
+                round_trips.append((monotonic_ns() - started) // 1000)
+                elapsed.append(result.elapsed_us)
+                outputs = _outputs_of(result)
     except ExecutorError as error:
         _complain(f"{options.package} {options.task}: {error}", _EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
         _complain(f"run: no reply: {error}", _EXIT_NO_REPLY)
+    if options.repeat == 1:
+        _say(f"elapsed: {result.elapsed_us} µs")
+    else:
+        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
+            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
     _print(outputs if options.raw else _json_line(outputs))
     return 0
 
 
-def _request(options: argparse.Namespace) -> protocol.Execute:
-    context = protocol.TaskContext()
+def _request(options: argparse.Namespace) -> Execute:
+    context = TaskContext()
     try:
-        payload = protocol.pack_values(*map(_read_value, options.values))
+        payload = pack_values(*map(_read_value, options.values))
         if options.commit:
             context.task_id = "Commit"
             context.graph_outputs = b"\0" + payload
-            payload = protocol.pack_values()
-        request = protocol.Execute(
-            options.package, options.task, context.encode(), payload
-        )
-        protocol.encode_frame(protocol.encode_request(request))
+            payload = pack_values()
+        request = Execute(options.package, options.task, context.encode(), payload)
+        encode_frame(encode_request(request))
     except ProtocolError as error:
         _complain(f"no request can carry this: {error}")
     return request
@@ -1560,7 +1584,7 @@ def _read_value(text: str) -> Any:
     source = 0 if text == "-" else text[1:]
     try:
         if text == "-" or (source and text.startswith("@")):
-            with open(source, "rb", closefd=text != "-") as file:
+            with open(source, "rb") as file:
                 data = file.read()
         return json.loads(data)
     except OSError as error:
@@ -1570,28 +1594,6 @@ def _read_value(text: str) -> Any:
         if not text.startswith("-"):
             hint = """a string is written as '"text"', a file as @FILE"""
         _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
-
-
-def _repeat(
-    options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
-) -> bytes:
-    """Execute --repeat times and say how long it took. Return the last outputs."""
-    from statistics import median_low
-
-    round_trips = []
-    elapsed = []
-    for _ in range(options.repeat):
-        started = time.monotonic_ns()
-        result = executor.request(request, options.timeout)
-        round_trips.append((time.monotonic_ns() - started) // 1000)
-        elapsed.append(result.elapsed_us)
-        outputs = _outputs_of(result)
-    if options.repeat == 1:
-        _say(f"elapsed: {result.elapsed_us} µs")
-    else:
-        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
-            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
-    return outputs
 
 
 def _json_line(outputs: bytes) -> bytes:
@@ -1666,11 +1668,11 @@ def _package_names(package_dir: str) -> list[str]:
 
 
 def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
-    request = protocol.Execute(
+    request = Execute(
         package,
         _CHECK_TASK,
-        protocol.TaskContext().encode(),
-        protocol.pack_values(),
+        TaskContext().encode(),
+        pack_values(),
     )
     try:
         _outputs_of(executor.request(request, timeout))
