@@ -162,6 +162,7 @@ def _serve_process() -> NoReturn:
         log.write(_ERROR, "Protocol error on stdin.", err=error)
     except Exception as error:
         reserve.clear()
+        # Without a request, it is the start that has failed.
         log.write(
             _ERROR,
             _ending(error) if state.request else "The executor cannot start.",
@@ -272,14 +273,15 @@ def _package_dir(log: _Log) -> str:
 
 def _restore_environment() -> None:
     """Undo what Python does to LC_CTYPE when it starts in the C locale."""
-    value = os.environb.pop(b"LC_CTYPE", b"")
+    value = os.environb.pop(b"LC_CTYPE", b"UTF-8")
     try:
         with open("/proc/self/environ", "rb") as file:
             _, name, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
         value = rest.partition(b"\0")[0]
         is_given = name != b""
     except OSError:
-        # Without /proc: these are the values that Python sets.
+        # Without /proc: Python sets these values. A variable that is missing counts
+        # as one of them, so that it does not come back.
         is_given = value not in (b"C.UTF-8", b"C.utf8", b"UTF-8")
     if is_given:
         os.environb[b"LC_CTYPE"] = value
@@ -373,6 +375,7 @@ def _find_task(
     name, task, _ = protocol.decode_names(key, 0, len(key))
     package = manager.loaded.get(name)
     if package is None:
+        # A crash in `load` is reported under this name.
         load = _named(TdlPackageManager.load, f"{name} (loading)")
         state.is_running = state.is_loading = True
         try:
@@ -1471,7 +1474,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="SECONDS",
             type=float,
             default=timeout,
-            help="kill an executor that does not reply in time (default: %(default)s)",
+            help="kill an executor that takes longer (default: %(default)s)",
         )
     run.add_argument(
         "--repeat",
