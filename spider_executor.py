@@ -759,8 +759,9 @@ def _check_elf(path: bytes) -> None:
             if not magic.startswith(b"\x7fELF") or expected is None:
                 return
             if magic != _ELF_MAGIC or found != expected:
-                problem = f"built for another machine; this one is {machine}"
-                raise _invalid_library(problem, path)
+                raise _invalid_library(
+                    f"built for another machine; this one is {machine}", path
+                )
             file.seek(segments_at)
             table_size = count * _ELF_SEGMENT.size
             table = file.read(table_size)
@@ -772,8 +773,9 @@ def _check_elf(path: bytes) -> None:
         if kind == _PT_LOAD:
             end = max(end, at + length)
     if end > size:
-        problem = f"file cut short: expected {end} bytes, found {size}"
-        raise _invalid_library(problem, path)
+        raise _invalid_library(
+            f"file cut short: expected {end} bytes, found {size}", path
+        )
 
 
 # The end of a longer error text is cut off on its way to the user. These are the bytes
@@ -941,9 +943,8 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
         if not equals and name not in levels:
             target = directive
             name = "trace"
-        is_valid = target.replace("::", "_").replace("-", "_").isidentifier() or not (
-            target or equals
-        )
+        path = target.replace("::", "_").replace("-", "_")
+        is_valid = path.isidentifier() or not (target or equals)
         if name not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
