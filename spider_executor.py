@@ -1045,9 +1045,12 @@ class ExecutorCrash(Exception):
         self.exit_code = status
         self.signal: str | None = None
         if status is not None and status < 0:
-            from signal import Signals
-
-            names = {-number: number.name for number in Signals}
+            # The module `signal` cannot be imported while the interpreter ends.
+            names = {
+                -number: name
+                for name, number in vars(_signal).items()
+                if name.startswith("SIG") and "_" not in name
+            }
             self.exit_code = None
             self.signal = names.get(status, f"signal {-status}")
 
@@ -1406,6 +1409,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+    except ValueError as error:
+        # There is no interpreter to start.
+        _complain(f"executor: {error}")
     except OSError as error:
         problem = error.strerror
         if error.filename is None:
@@ -1571,9 +1577,11 @@ def _read_value(text: str) -> Any:
     except OSError as error:
         _complain(f"{source or 'stdin'}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        hint = "options go before PACKAGE"
-        if not text.startswith("-"):
-            hint = """a string is written as '"text"', a file as @FILE"""
+        hint = """a string is written as '"text"', a file as @FILE"""
+        if text == "-":
+            hint = "on stdin"
+        elif text.startswith("-"):
+            hint = "options go before PACKAGE"
         _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
 
 
