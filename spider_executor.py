@@ -257,15 +257,14 @@ def _package_dir(log: _Log) -> str:
     path = os.environ.get(_PACKAGE_DIR_VARIABLE)
     if not path:
         raise RuntimeError(
-            f"{_PACKAGE_DIR_VARIABLE} is not set or empty;"
+            "SPIDER_TDL_PACKAGE_DIR is not set or empty;"
             " expected the directory of the packages"
         )
     if not os.path.isdir(path):
         # It may be a volume that is mounted later.
         log.write(
             _WARN,
-            f"{_PACKAGE_DIR_VARIABLE} is not a directory;"
-            " requests fail until it exists.",
+            "SPIDER_TDL_PACKAGE_DIR is not a directory; requests fail until it exists.",
             path=path,
         )
     return path
@@ -1409,7 +1408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
             _complain(
-                f"expected --package-dir DIR, or {_PACKAGE_DIR_VARIABLE} in the"
+                "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the"
                 " environment"
             )
         # Raises OSError if it is not a directory.
@@ -1421,6 +1420,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+    except ValueError as error:
+        # There is no interpreter to start.
+        _complain(f"executor: {error}")
     except OSError as error:
         problem = error.strerror
         if error.filename is None:
@@ -1468,7 +1470,7 @@ def _parser() -> argparse.ArgumentParser:
             "--package-dir",
             metavar="DIR",
             default=os.environ.get(_PACKAGE_DIR_VARIABLE),
-            help=f"default: ${_PACKAGE_DIR_VARIABLE}",
+            help="default: $SPIDER_TDL_PACKAGE_DIR",
         )
         command.add_argument(
             "--timeout",
@@ -1594,9 +1596,9 @@ def _read_value(text: str) -> Any:
     except OSError as error:
         _complain(f"{source or 'stdin'}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        hint = "options go before PACKAGE"
-        if not text.startswith("-"):
-            hint = """a string is written as '"text"', a file as @FILE"""
+        hint = """a string is written as '"text"', a file as @FILE"""
+        if source and text.startswith("-"):
+            hint = "options go before PACKAGE"
         _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
 
 
