@@ -303,6 +303,15 @@ def test_no_dev_null(spawn, build_package):
     assert child.stderr() == "printed line 0\n"
 
 
+@ours
+def test_neither_stderr_nor_dev_null(spawn, build_package):
+    env = preload.files(build_package, "no-dev-null")
+    child = spawn(shell='exec "$@" 2>&-', env=env)
+    assert child.call("descriptors", "print:1") == [1]
+    assert child.serves()
+    assert child.finish() == (b"", 0)
+
+
 # The descriptors of the task, and of programs that it starts.
 LISTS = ["list", "list_of_child:0", "list_of_child:1"]
 

@@ -611,7 +611,7 @@ CAUSES = {
     "long symbol of Unicode": (
         f'-DUNDEFINED -DMISSING="{WIDE_SYMBOL}"',
         whole,
-        f"undefined symbol: {WIDE_SYMBOL[:70]}",
+        f"undefined symbol: {WIDE_SYMBOL[:30]}",
     ),
     "endless name": ("-DNAME_SIZE=99999", whole, "the declared name has 99999 bytes"),
     "name not UTF-8": (
