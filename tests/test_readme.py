@@ -102,7 +102,7 @@ VERBS = "are|calls?|can|do|does|has|have|is|loads?|must|names?|prints?|runs?|sho
 # The start of an item of a list.
 ITEM = r"(?:[-*]|\d+\.) +"
 CLAUSE = re.compile(rf"(\S+)\n *(`[^`\n]+`) (?:{VERBS})\b")
-LOWER_CASE = re.compile(r"(?<![A-Z.])[.!?][)\"]*\s+(?!std)[a-z]\w*")
+LOWER_CASE = re.compile(r"(?<![A-Z.])[.!?]\)?\s+(?!std)[a-z]\w*")
 
 
 def paragraphs(text: str) -> list[tuple[str, str]]:
