@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import build, cli, executor
+from helpers import build, cli
 
 pytestmark = pytest.mark.ours
 
@@ -20,6 +20,8 @@ README = (build.ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "native/README.md")
 LINES_MAX = 240
 COLUMNS_MAX = 100
+# Seconds, which only a hang exceeds.
+DEADLINE = 100
 
 
 def blocks(language: str) -> list[str]:
@@ -57,7 +59,7 @@ def run(command: list[str], directory: Path, **env: str) -> tuple[int, str]:
         env=cli.environment(**env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=executor.DEADLINE,
+        timeout=DEADLINE,
         encoding="utf-8",
     )
     return done.returncode, done.stdout
@@ -91,6 +93,47 @@ def test_commands_print_what_is_shown(project, word):
         assert re.fullmatch(pattern(shown), output, re.DOTALL), (
             f"{command}: expected {shown!r}, found {output!r}"
         )
+
+
+CRASH = """
+#define SPIDER_TDL_IMPLEMENTATION
+#include "spider_tdl.h"
+static void crash(spider_task *task) { *(volatile size_t *)(size_t)16 = task->job_id; }
+SPIDER_TDL_PACKAGE("broken", NULL, {"crash", crash});
+"""
+PYTHON = Path(sys.executable).resolve()
+# An emulator is started by a script, which no debugger can run.
+is_program = pytest.mark.skipif(
+    PYTHON.read_bytes()[:4] != b"\x7fELF", reason="this Python is a script"
+)
+TOOLS = [
+    pytest.param("gdb", "#0 .*crash.*= 0x10", marks=build.needs("gdb"), id="gdb"),
+    pytest.param(
+        "AddressSanitizer",
+        "address 0x000000000010.*#0 .* in crash ",
+        marks=build.needs("gcc's sanitizers"),
+        id="AddressSanitizer",
+    ),
+]
+
+
+@is_program
+@pytest.mark.parametrize(("tool", "shown"), TOOLS)
+def test_a_tool_shows_where_a_task_crashed(project, build_package, tool, shown):
+    (row,) = re.findall(rf"^\| {tool}\b.*$", README, re.MULTILINE)
+    *_, command = re.findall("`([^`]*) run …`", row)
+    source = project / "broken.c"
+    source.write_text(CRASH)
+    flags = ["-g"] + ["-fsanitize=address"] * (tool == "AddressSanitizer")
+    build.stage(project, "broken", build_package(source, *flags))
+    script = command.replace(" python3 ", f" '{PYTHON}' ")
+    script += f" run --package-dir '{project}' broken crash"
+    if tool == "gdb":
+        # What a person enters.
+        script = f"echo 'bt 1\np $_siginfo._sifields._sigfault' | {script}"
+    path = f"{project / 'bin'}:/usr/bin:/bin"
+    _, printed = run(["sh", "-c", script], project, PATH=path)
+    assert re.search(shown, printed, re.DOTALL), printed
 
 
 # ---------------------------------------------------------------------------- prose
