@@ -126,7 +126,7 @@ OPTION_HINT = " (options go before PACKAGE)"
         ("[" * 99999, f"VALUE {'[' * 40}: expected JSON: .*{TEXT_HINT}"),
         ("--timeout", f"VALUE --timeout: expected JSON: .*{OPTION_HINT}"),
         ("--help", f"VALUE --help: expected JSON: .*{OPTION_HINT}"),
-        ("-", "VALUE -: expected JSON: Expecting value: .*line 1"),
+        ("-", f"VALUE -: expected JSON: .*{TEXT_HINT}"),
         ("@", f"VALUE @: expected JSON: .*{TEXT_HINT}"),
         ("@/dev/null", f"VALUE @/dev/null: expected JSON: .*{TEXT_HINT}"),
         ("@/nonexistent", "/nonexistent: No such file or directory"),
