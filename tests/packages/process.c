@@ -9,7 +9,6 @@
  *     sleep:MS               sleeps that many milliseconds
  *     change_directory, change_environment, clear_environment, change_umask, change_locale
  *     limit:RESOURCE         a soft limit of 0
- *     raise_limit            the soft limit on open files becomes the hard one; the output is the new limit
  *     threads:N              N threads that wait for ever
  */
 #include "abi.h"
@@ -118,16 +117,6 @@ static Result limit(View inputs, long resource)
     return number(setrlimit((int)resource, &limits) == 0);
 }
 
-static Result raise_limit(View inputs, long argument)
-{
-    struct rlimit limits;
-    getrlimit(RLIMIT_NOFILE, &limits);
-    limits.rlim_cur = limits.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limits);
-    getrlimit(RLIMIT_NOFILE, &limits);
-    return number(limits.rlim_cur);
-}
-
 static void *stay(void *argument)
 {
     for (;;)
@@ -160,5 +149,4 @@ PACKAGE("process",
     {"change_umask", change_umask},
     {"change_locale", change_locale},
     {"limit", limit},
-    {"raise_limit", raise_limit},
     {"threads", threads})
