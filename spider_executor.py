@@ -37,6 +37,7 @@ import select
 import time
 from ctypes import CFUNCTYPE, c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
 from struct import Struct
+from struct import error as StructError
 from types import FunctionType
 
 import protocol
@@ -127,7 +128,10 @@ def _serve_process() -> NoReturn:
         _set_default_signals()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
-        _warn_at_start(log.fd, input_fd, unreadable)
+        for directive in unreadable:
+            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
+            # At every level.
+            _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
@@ -192,11 +196,8 @@ def _take_standard_streams() -> tuple[int, int, int]:
             message = f"{name} is closed; expected a pipe from the execution manager"
             raise RuntimeError(message)
     if not _is_inherited(2):
-        null = _open_null()
-        os.dup2(null, 2)
-        os.set_inheritable(2, True)
-        if null != 2:
-            os.close(null)
+        os.closerange(2, 3)
+        os.set_inheritable(_open_null(), True)
     private = (_duplicate_high(0), _duplicate_high(1), _duplicate_high(2))
     at_end = _open_at_end()
     os.dup2(at_end, 0)
@@ -235,17 +236,6 @@ def _open_null() -> int:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
         return _open_at_end()
-
-
-def _warn_at_start(log_fd: int, input_fd: int, unreadable: list[str]) -> None:
-    """Write warnings that appear at every log level."""
-    log = _Log(log_fd, _WARN)
-    for directive in unreadable:
-        message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
-        log.write(_WARN, message, directive=directive)
-    if os.isatty(input_fd):
-        message = "stdin is a terminal: waiting for framed requests; see --help."
-        log.write(_WARN, message)
 
 
 def _package_dir(log: _Log) -> str:
@@ -347,7 +337,9 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             elapsed_us, size = answer(started)
         except ExecutorError as error:
             outcome = error.variant
-            elapsed_us, size = _send_failure(channel, error, started)
+            data = _encode_error(error)
+            size = len(data)
+            elapsed_us = channel.send(FAILURE, data, started)
         if log.level >= _DEBUG:
             log.write(
                 _DEBUG,
@@ -412,23 +404,10 @@ def _answer(
     is_error, pointer, size = _unpack_result(result)
     if is_error:
         raise _package_error("TaskError", pointer, size)
-    outputs = _outputs(pointer, size)
-    elapsed_us = _elapsed_us(started)
-    channel.send(SUCCESS, outputs, elapsed_us)
-    _free(pointer, size)
+    elapsed_us = channel.send(SUCCESS, _outputs(pointer, size), started)
+    if size:
+        _free(pointer)
     return elapsed_us, size
-
-
-def _send_failure(
-    channel: _Channel, error: ExecutorError, started: int
-) -> tuple[int, int]:
-    """Send an error. Returns the elapsed time in microseconds and its size in bytes."""
-    data = error.encode()
-    if len(data) > protocol.RESPONSE_DATA_MAX:
-        data = _too_large("an error", len(data)).encode()
-    elapsed_us = _elapsed_us(started)
-    channel.send(FAILURE, data, elapsed_us)
-    return elapsed_us, len(data)
 
 
 def _named(function: Any, name: str, *defaults: object) -> Any:
@@ -436,13 +415,6 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
     # faulthandler shows 500 characters of a name.
     code = function.__code__.replace(co_name=name[:400])
     return FunctionType(code, globals(), name, defaults)
-
-
-def _elapsed_us(started: int) -> int:
-    """Return the microseconds since `started`, rounded."""
-    elapsed = time.monotonic_ns() - started
-    # The clock of a virtual machine can step back.
-    return max(0, (elapsed + 500) // 1000)
 
 
 # ---------------------------------------------------------------------------- channel
@@ -515,14 +487,19 @@ class _Channel:
                 )
             filled += count
 
-    def send(self, outcome_tag: int, data: bytes | memoryview, elapsed_us: int) -> None:
-        """Write a response. Raises OSError, and _ForkedChild in a child."""
+    def send(self, outcome_tag: int, data: Any, started: int) -> int:
+        """Write a response to a request whose work has `started`, in nanoseconds.
+
+        Returns the elapsed time in microseconds, which is part of the response. Raises
+        OSError, and _ForkedChild in a child.
+        """
         if os.getpid() != self._pid:
             raise _ForkedChild
+        # The clock of a virtual machine can step back.
+        elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
-        tail = protocol.response_tail(elapsed_us)
-        parts = [head, data, tail]
+        parts = [head, data, protocol.response_tail(elapsed_us)]
         if size <= _COPY_MAX:
             parts = [b"".join(parts)]
         elif size > _PIPE_SIZE:
@@ -533,6 +510,7 @@ class _Channel:
                 count -= len(parts.pop(0))
             if count:
                 parts[0] = memoryview(parts[0])[count:]
+        return elapsed_us
 
 
 def _enlarge_pipe(fd: int) -> None:
@@ -583,15 +561,14 @@ _ABI_VERSION = (0, 1, 0)
 # A longer name means that the package did not set the length.
 _DECLARED_NAME_MAX = 64 << 10
 
-_libc.dlopen.argtypes = [c_char_p, ctypes.c_int]
 _libc.dlopen.restype = c_void_p
 _libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
 _libc.dlclose.argtypes = [c_void_p]
-_libc.dlerror.argtypes = []
 _libc.dlerror.restype = c_char_p
-_libc.free.argtypes = [c_void_p]
-_libc.free.restype = None
+_free = _libc.free
+_free.argtypes = [c_void_p]
+_free.restype = None
 
 
 class TdlPackageManager:
@@ -640,14 +617,16 @@ class TdlPackage:
 
     def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
         self._path = path
-        self._pid = os.getpid()
         _check_elf(path)
+        pid = os.getpid()
         self._library = _libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
-        self._check_pid()
+        if os.getpid() != pid:
+            # A child that was forked by a constructor must not go on.
+            raise _ForkedChild
         if self._library is None:
             raise self._loader_error()
         try:
-            version = self._call(_GET_VERSION)
+            version = self._function(_GET_VERSION)()
             # The major number of this executor is 0, so major and minor must match.
             if (version.major, version.minor) != _ABI_VERSION[:2]:
                 found = (version.major, version.minor, version.patch)
@@ -661,14 +640,17 @@ class TdlPackage:
         # From here on the library stays loaded, even after an error: threads and
         # handlers of the package may be in it.
         if _libc.dlsym(self._library, _INIT[0]) is not None:
-            is_error, pointer, size = _unpack_result(self._call(_INIT))
+            is_error, pointer, size = _unpack_result(self._function(_INIT)())
+            if os.getpid() != pid:
+                raise _ForkedChild
             if is_error:
                 raise _package_error("PackageInitError", pointer, size)
-            _free(pointer, size)
+            if size:
+                _free(pointer)
         self.execute = self._function(_EXECUTE)
 
     def _declared_name(self) -> str:
-        view = self._call(_GET_NAME)
+        view = self._function(_GET_NAME)()
         size = view.length
         if size and (not view.pointer or size > _DECLARED_NAME_MAX):
             problem = f"the declared name has {size} bytes at address {view.pointer}"
@@ -679,22 +661,12 @@ class TdlPackage:
             text = _with_path(f"the declared name: {error}", self._path)
             raise ExecutorError("InvalidUtf8", text) from None
 
-    def _call(self, function: tuple[bytes, Any]) -> Any:
-        result = self._function(function)()
-        self._check_pid()
-        return result
-
     def _function(self, function: tuple[bytes, Any]) -> Any:
         symbol, function_type = function
         address = _libc.dlsym(self._library, symbol)
         if address is None:
             raise self._loader_error()
         return function_type(address)
-
-    def _check_pid(self) -> None:
-        # A child that was forked while loading must neither go on nor answer.
-        if os.getpid() != self._pid:
-            raise _ForkedChild
 
     def _loader_error(self) -> ExecutorError:
         # The text is bytes, as the path is: the locale has no part in it.
@@ -707,9 +679,16 @@ def _outputs(pointer: int | None, size: int) -> Any:
         text = f"the task returned {size} bytes of outputs at a NULL pointer"
         raise ExecutorError("TaskError", TdlError("SerializationError", text))
     if size > protocol.RESPONSE_DATA_MAX:
-        _free(pointer, size)
+        _free(pointer)
         raise _too_large("outputs", size)
     return _read_memory(pointer, size)
+
+
+def _encode_error(error: ExecutorError) -> bytes:
+    data = error.encode()
+    if len(data) > protocol.RESPONSE_DATA_MAX:
+        data = _too_large("an error", len(data)).encode()
+    return data
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -729,7 +708,8 @@ def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorErro
         text = f"the package returned {found}: {error}"
         return ExecutorError("ErrorPayloadDeserializationFailure", text)
     finally:
-        _free(pointer, size)
+        if size:
+            _free(pointer)
 
 
 # Memory of any size. Slice it to the size that the package returned.
@@ -747,12 +727,6 @@ def _read_memory(pointer: int | None, size: int) -> Any:
     if size <= _COPY_MAX:
         return memory[:size]
     return memoryview(memory).cast("B")[:size]
-
-
-def _free(pointer: int | None, size: int) -> None:
-    """Free the buffer of a _Result. Size 0 means that there is none."""
-    if size:
-        _libc.free(pointer)
 
 
 # https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html
@@ -780,16 +754,15 @@ def _check_elf(path: bytes) -> None:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = file.read(_ELF_HEADER.size)
-            is_elf = len(header) == _ELF_HEADER.size and header.startswith(b"\x7fELF")
-            if not is_elf or expected is None:
-                return
             magic, found, segments_at, count = _ELF_HEADER.unpack(header)
+            if not magic.startswith(b"\x7fELF") or expected is None:
+                return
             if magic != _ELF_MAGIC or found != expected:
                 problem = f"built for another machine; this one is {machine}"
                 raise _invalid_library(problem, path)
             file.seek(segments_at)
             table = file.read(count * _ELF_SEGMENT.size)
-    except (OSError, ValueError):
+    except (OSError, ValueError, StructError):
         return  # The loader says why.
     ends = [segments_at + count * _ELF_SEGMENT.size]
     whole = len(table) - len(table) % _ELF_SEGMENT.size
@@ -958,31 +931,25 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
     Returns the level for this program and the directives that cannot be parsed.
     """
     levels = {name.lower(): level for level, name in enumerate(_LEVEL_NAMES)}
-    levels.update((str(level), level) for level in range(len(_LEVEL_NAMES)))
+    levels.update((str(level), level) for level in range(6))
+    marks = str.maketrans("_-:", "xxx")
     level = _ERROR
     longest = -1
     unreadable = []
     for directive in filter(None, map(str.strip, text.split(","))):
-        if not {*"[]{}"}.isdisjoint(directive):
+        if not set("[]{}").isdisjoint(directive):
             continue  # A span, for a Rust package that reads the same variable.
-        target, equals, name = (part.strip() for part in directive.partition("="))
-        if not equals and target.lower() in levels:
-            target, name = "", target
-        elif not equals:
+        target, equals, name = map(str.strip, directive.rpartition("="))
+        if not equals and name.lower() not in levels:
+            target = name
             name = "trace"
-        elif not target:
-            name = ""  # "=debug" lacks a target.
-        if name.lower() not in levels or not _is_target(target):
+        is_valid = target.translate(marks).isalnum() or not (target or equals)
+        if name.lower() not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
             level = levels[name.lower()]
             longest = len(target)
     return level, unreadable
-
-
-def _is_target(text: str) -> bool:
-    marks = str.maketrans("_-:", "xxx")
-    return not text or text.translate(marks).isalnum()
 
 
 class _Log:
@@ -1028,38 +995,49 @@ def _json(value: object) -> str:
 
 
 def _escape(text: str) -> str:
-    """Write control characters, bidirectional ones and lone surrogates as JSON does."""
+    """Write characters that are not printable, such as controls, as JSON does."""
     if text.isprintable():
         return text
-    return "".join(
-        ch if ch.isprintable() else _escape_character(ord(ch)) for ch in text
-    )
+    return "".join(c if c.isprintable() else _escape_character(ord(c)) for c in text)
 
 
 def _escape_character(code: int) -> str:
     if code < 0x10000:
         return f"\\u{code:04x}"
-    # A pair of surrogates.
-    high, low = divmod(code - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    # A pair of surrogates, which share the bits of code - 0x10000.
+    return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
-# --------------------------------------------------------------------------------------------------------------- handle
+# ------------------------------------------------------------------------------- handle
 
 # How long an executor may take to end, in seconds.
 _END_TIMEOUT = 5.0
+# A child that a task forked can hold the pipes of an executor that has ended. While a
+# handle waits, it looks for the end of the process so often, in milliseconds.
+_LOOK_INTERVAL = 1000
+_READ_SIZE = 64 << 10
 
-# python3 -ISc START PATH [ARGUMENT ...] starts this program faster than -m. PATH is the directory or the archive with
-# both modules. Without an ARGUMENT, SIGINT (2) gets its default action (0) before the imports, unless ignored (1).
-START = (
-    "import sys,_signal as s;len(sys.argv)>2 or s.getsignal(2)==1 or s.signal(2,0);del sys.argv[0];"
-    "sys.path.insert(0,sys.argv[0]);import spider_executor as e;sys.exit(e.main())"
+# python3 -ISc _START DIRECTORY [ARGUMENT ...] starts this program faster than -m.
+# DIRECTORY has both modules. It may also be the archive.
+_START = (
+    "import sys;sys.path[:0]=sys.argv[1:2];import spider_executor as e;"
+    "sys.exit(e.main(sys.argv[2:]))"
 )
+# A relative path is resolved before the program can change its working directory.
+_DIRECTORY = os.path.dirname(os.path.realpath(__file__))
 
 
 def own_command() -> list[str]:
-    """Return the command that starts this program as an executor."""
-    return [sys.executable, "-ISc", START, os.path.dirname(os.path.realpath(__file__))]
+    """Return the command that starts this program as an executor.
+
+    Raises ValueError in a program that has no Python interpreter to start.
+    """
+    if getattr(sys, "frozen", False) or not sys.executable:
+        raise ValueError(
+            "expected `command`, which starts an executor: this program is frozen or"
+            " embeds Python, so there is no interpreter to start"
+        )
+    return [sys.executable, "-ISc", _START, _DIRECTORY]
 
 
 class TaskTimeout(TimeoutError):
@@ -1067,36 +1045,50 @@ class TaskTimeout(TimeoutError):
 
 
 class ExecutorCrash(Exception):
-    """The executor ended without a reply, with `exit_code` or by `signal` ("SIGSEGV"); the other one is None."""
+    """The executor ended without a reply.
 
-    def __init__(self, status: int) -> None:
-        import signal
+    `exit_code` is its exit code, or `signal` the name of the signal that ended it, such
+    as "SIGSEGV". The other one is None. Both are None if the exit status is lost.
+    """
 
+    def __init__(self, status: int | None) -> None:
         super().__init__(status)
-        names = {-number: number.name for number in signal.Signals}
-        self.exit_code = status if status >= 0 else None
-        self.signal = names.get(status, f"signal {-status}") if status < 0 else None
+        self.exit_code = status
+        self.signal: str | None = None
+        if status is not None and status < 0:
+            self.exit_code = None
+            self.signal = f"signal {-status}"
+            # Not from the module `signal`, which may not be imported at the very end.
+            for name, number in sorted(vars(_signal).items(), reverse=True):
+                if number == -status and name.startswith("SIG"):
+                    self.signal = name
 
     def __str__(self) -> str:
-        how = (
-            f"was killed by {self.signal}"
-            if self.signal
-            else f"ended with exit code {self.exit_code}"
+        if self.signal is not None:
+            return f"the executor was killed by {self.signal}"
+        if self.exit_code is not None:
+            return f"the executor ended with exit code {self.exit_code}"
+        return (
+            "the executor ended; its exit status is lost, because this program ignores"
+            " SIGCHLD"
         )
-        return f"the executor {how}"
 
 
 class ExecutorHandle:
     """An executor process, driven from Python. It runs one request at a time.
 
-    A context manager: at the end of the block the process has ended. After TaskTimeout, ExecutorCrash, a reply that
-    cannot be read, or an interrupt, it has ended as well, and the handle cannot be used again.
+    A context manager: at the end of the block the process has ended. After TaskTimeout,
+    ExecutorCrash, a reply that cannot be read, or an interrupt, it has ended as well,
+    and the handle cannot be used again. A handle belongs to the process that made it.
+    After a fork, the child can only let go of it.
 
     >>> from protocol import TaskContext, pack_values
-    >>> commit = TaskContext(task_id="Commit", graph_outputs=bytes([0]) + pack_values(3, -3))
+    >>> outputs = bytes([0]) + pack_values(3, -3)
+    >>> commit = TaskContext(task_id="Commit", graph_outputs=outputs)
+    >>> tasks = "integration_test_tasks"
     >>> with ExecutorHandle(package_dir) as executor:
-    ...     executor.execute("integration_test_tasks", "fibonacci", 20, timeout=10)
-    ...     executor.execute("integration_test_tasks", "assert_outputs_sum_zero", context=commit)
+    ...     executor.execute(tasks, "fibonacci", 20, timeout=10)
+    ...     executor.execute(tasks, "assert_outputs_sum_zero", context=commit)
     [6765]
     []
     """
@@ -1110,43 +1102,39 @@ class ExecutorHandle:
         env: Any = None,
         stderr: Any = None,
     ) -> None:
-        """Spawn `command` (default: this program) with the environment `env` (default: that of this process).
+        """Spawn `command` (default: this program) with the environment `env`.
 
-        `stderr` is as in subprocess.Popen. With PIPE, read `self.stderr`, or an executor that logs much blocks. Raises
-        OSError, and ValueError for STDOUT.
+        The default of `env` is the environment of this process. `stderr` is as in
+        subprocess.Popen. With PIPE, read `self.stderr`, or an executor that logs much
+        blocks. Raises OSError, and ValueError for STDOUT or like `own_command`.
         """
-        import selectors
+        from contextlib import ExitStack
         from subprocess import PIPE, STDOUT, Popen
 
         if stderr == STDOUT:
             raise ValueError(
-                "expected another place for stderr than stdout: log lines would break the protocol"
+                "expected another place for stderr than stdout:"
+                " log lines would break the protocol"
             )
-        environment = {
-            **(os.environ if env is None else env),
-            _PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
-        }
-        # If a standard stream of this process is closed, no pipe may take its number.
-        placeholders = [os.open("/", os.O_RDONLY) for _ in range(3)]
-        try:
-            self._selector = selectors.DefaultSelector()
-            argv = command or own_command()
-            self._process = Popen(
-                argv, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment
-            )
-        finally:
-            for fd in placeholders:
-                os.close(fd)
-        self.pid: int = self._process.pid
-        self.stderr: Any = self._process.stderr
+        argv = command or own_command()
+        environment = dict(os.environ if env is None else env)
+        environment[_PACKAGE_DIR_VARIABLE] = os.fsdecode(package_dir)
+        self.stderr: Any = None
+        self._owner = os.getpid()
+        # Only the thread that holds the lock may use or close the pipes.
         self._lock = _thread.allocate_lock()
-        self._input, self._output = (
-            self._process.stdin.fileno(),
-            self._process.stdout.fileno(),
-        )
-        os.set_blocking(self._input, False)
-        os.set_blocking(self._output, False)
-        self._selector.register(self._output, selectors.EVENT_READ)
+        with ExitStack() as own_ends, ExitStack() as its_ends:
+            stdin, self._input = _open_pipe(its_ends, own_ends)
+            self._output, stdout = _open_pipe(own_ends, its_ends)
+            if stderr == PIPE:
+                self.stderr, stderr = _open_pipe(own_ends, its_ends)
+            os.set_blocking(self._input.fileno(), False)
+            os.set_blocking(self._output.fileno(), False)
+            self._process = Popen(
+                argv, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+            )
+            own_ends.pop_all()
+        self.pid: int = self._process.pid
 
     def execute(
         self,
@@ -1156,15 +1144,17 @@ class ExecutorHandle:
         timeout: float | None = None,
         context: Any = None,
     ) -> list[Any]:
-        """Run a task and return its outputs; see protocol.pack for `values`, and TaskContext for `context`.
+        """Run a task and return its outputs.
 
-        Raises ExecutorError if the task failed, TaskTimeout after `timeout` seconds, ExecutorCrash, ProtocolError if a
-        value or the reply is malformed, RuntimeError if the executor has ended before or another thread is using it.
+        `values` are what protocol.pack takes, `context` is a TaskContext, and `timeout`
+        is in seconds. Raises ExecutorError if the task failed, TaskTimeout,
+        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError or
+        ValueError for the timeout, and RuntimeError if the executor has ended before,
+        another thread is using it, or it belongs to another process.
         """
         raw_ctx = (protocol.TaskContext() if context is None else context).encode()
-        request = protocol.Execute(
-            package, task_func, raw_ctx, protocol.pack_values(*values)
-        )
+        payload = protocol.pack_values(*values)
+        request = protocol.Execute(package, task_func, raw_ctx, payload)
         outcome = self.request(request, timeout).outcome
         if isinstance(outcome, protocol.Failure):
             raise protocol.decode_executor_error(outcome.error)[0]
@@ -1173,140 +1163,203 @@ class ExecutorHandle:
     def request(
         self, request: protocol.Execute, timeout: float | None = None
     ) -> protocol.Result:
-        """Send a request and return the response undecoded. Raises what `execute` does, except for ExecutorError."""
+        """Send a request and return the response undecoded.
+
+        Raises what `execute` does, except for ExecutorError.
+        """
         frame = protocol.encode_frame(protocol.encode_request(request))
+        deadline = _deadline(timeout)
         self._acquire()
         try:
             if self._process.returncode is not None:
                 raise RuntimeError(
                     "the executor of this handle has ended; spawn another one"
                 )
-            return self._exchange(
-                frame, time.monotonic() + (float("inf") if timeout is None else timeout)
-            )
+            return self._exchange(frame, deadline)
         except BaseException:
-            self._kill()
+            self._kill_process()
             raise
         finally:
-            self._lock.release()
+            self._release()
 
-    def _acquire(self) -> None:
-        if not self._lock.acquire(False):
-            raise RuntimeError(
-                "another thread is using this handle, which runs one request at a time"
-            )
+    def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
+        """End the executor, and kill it if it takes more than `timeout` seconds.
 
-    def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
-        received, filled, end = bytearray(4096), 0, protocol.FRAME_HEADER_SIZE
-        unsent = self._send(memoryview(frame))
-        if unsent:
-            self._selector.register(self._input, 2)  # EVENT_WRITE
-        while unsent or filled < end:
-            remaining = max(0.0, deadline - time.monotonic())
-            # A day at a time: epoll cannot wait longer than 24 days.
-            ready = self._selector.select(min(remaining, 86400.0))
-            if not ready and not remaining:
-                raise TaskTimeout(
-                    "no response within the timeout; the executor was killed"
-                )
-            for key, _ in ready:
-                if key.fd == self._input:
-                    unsent = self._send(unsent)
-                    if not unsent:
-                        self._selector.unregister(self._input)
-                else:
-                    count = os.readv(self._output, [memoryview(received)[filled:]])
-                    if not count:
-                        raise self._end_of_output(deadline)
-                    filled += count
-            if filled >= protocol.FRAME_HEADER_SIZE:
-                end = protocol.frame_end(received, 0)
-                received += bytes(
-                    max(0, end + 1 - len(received))
-                )  # One more, to notice bytes after the response.
-                if filled > end:
-                    raise ProtocolError(
-                        f"expected one response, found {filled - end} more bytes after it"
-                    )
-        return protocol.decode_response(
-            memoryview(received), protocol.FRAME_HEADER_SIZE, end
-        )[0]
-
-    def _send(self, data: memoryview) -> memoryview:
-        """Write as much as the pipe takes. Return the rest."""
-        try:
-            return data[os.write(self._input, data) :]
-        except BlockingIOError:
-            return data
-        except BrokenPipeError:
-            return data[:0]  # The executor stopped reading. It may reply all the same.
-
-    def _end_of_output(self, deadline: float) -> Exception:
-        """Wait for a process that has closed its stdout, at most until the deadline. Return what to raise."""
-        from subprocess import TimeoutExpired
-
-        try:
-            return ExecutorCrash(
-                self._process.wait(
-                    min(max(0.0, deadline - time.monotonic()), _END_TIMEOUT)
-                )
-            )
-        except TimeoutExpired:
-            return TaskTimeout(
-                "the executor closed its stdout but did not end; it was killed"
-            )
-
-    def close(self, timeout: float = _END_TIMEOUT) -> int:
-        """Send Shutdown, close stdin, wait at most `timeout` seconds, then kill the executor. Return its exit status.
-
-        That is its exit code, or minus the number of the signal that ended it. Raises RuntimeError like `execute`.
+        Returns its exit code, or minus the number of the signal that ended it, or None
+        if that is lost. Raises RuntimeError if another thread is using the executor.
         """
-        from subprocess import TimeoutExpired
-
+        deadline = _deadline(timeout)
+        if os.getpid() != self._owner:
+            self.kill()
+            return None
         self._acquire()
         try:
-            if self._process.returncode is None:
-                self._send(
-                    memoryview(
-                        protocol.encode_frame(
-                            protocol.encode_request(protocol.Shutdown())
-                        )
-                    )
-                )
-                self._process.stdin.close()
-                self._process.wait(timeout)
-        except TimeoutExpired:
-            pass
+            if self._process.poll() is None:
+                shutdown = protocol.encode_request(protocol.Shutdown())
+                self._write(memoryview(protocol.encode_frame(shutdown)))
+                self._input.close()
+                self._wait(deadline)
         finally:
-            self._kill()
-            self._lock.release()
-        return int(self._process.returncode)
+            self._kill_process()
+            self._release()
+        return self._status()
 
-    def _kill(self) -> None:
-        """Kill the process if it has not ended. Close the pipes, except for stderr, which may have lines to read."""
-        # In a fork of this process, poll() finds no process to kill.
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        self._selector.close()
-        self._process.stdin.close()
-        self._process.stdout.close()
+    def kill(self) -> None:
+        """Kill the executor. Any thread may do this at any time.
+
+        A thread that is in `execute` gets ExecutorCrash.
+        """
+        if os.getpid() != self._owner:
+            self._close_pipes()
+            return
+        self._kill_process()
+        # If a thread is in `execute`, that one closes the pipes.
+        if self._lock.acquire(False):
+            self._release()
 
     def __enter__(self) -> ExecutorHandle:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except RuntimeError:
+            self.kill()
 
     def __del__(self) -> None:
         if self._process is not None:
-            self._kill()
+            self.kill()
+
+    def _acquire(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                "this handle belongs to the process that made it;"
+                " spawn another executor in this one"
+            )
+        if not self._lock.acquire(False):
+            raise RuntimeError(
+                "another thread is using this handle, which runs one request at a time"
+            )
+
+    def _release(self) -> None:
+        if self._process.returncode is not None:
+            self._close_pipes()
+        self._lock.release()
+
+    def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
+        """Write the request and read the response, both as far as the pipes allow."""
+        received = bytearray()
+        end = protocol.FRAME_HEADER_SIZE
+        pipes = select.poll()
+        pipes.register(self._output, select.POLLIN)
+        unsent = self._write(memoryview(frame))
+        if unsent:
+            pipes.register(self._input, select.POLLOUT)
+        while unsent or len(received) < end:
+            remaining = max(0.0, deadline - time.monotonic())
+            ready = pipes.poll(min(1000 * remaining, _LOOK_INTERVAL))
+            if not ready and not remaining:
+                raise TaskTimeout(
+                    "no response within the timeout; the executor was killed"
+                )
+            if unsent:
+                unsent = self._write(unsent)
+                if not unsent:
+                    pipes.unregister(self._input)
+            # Look for the end first: a reply may precede it.
+            has_ended = self._process.poll() is not None
+            data = self._output.read(_READ_SIZE)
+            if data:
+                received += data
+                if len(received) >= protocol.FRAME_HEADER_SIZE:
+                    end = protocol.frame_end(received, 0)
+                if len(received) > end:
+                    raise ProtocolError(
+                        "expected one response,"
+                        f" found {len(received) - end} more bytes after it"
+                    )
+            elif has_ended or data is not None:
+                raise self._end_of_output(deadline)
+        body = memoryview(received)[protocol.FRAME_HEADER_SIZE :]
+        return protocol.decode_response(body)[0]
+
+    def _write(self, data: memoryview) -> memoryview:
+        """Write as much as the pipe takes. Return the rest."""
+        try:
+            return data[self._input.write(data) or 0 :]
+        except BrokenPipeError:
+            # The executor stopped reading. It may reply all the same.
+            return data[:0]
+
+    def _end_of_output(self, deadline: float) -> Exception:
+        """Wait for a process that has closed its stdout. Return what to raise."""
+        self._wait(min(deadline, time.monotonic() + _END_TIMEOUT))
+        if self._process.returncode is None:
+            return TaskTimeout(
+                "the executor closed its stdout but did not end; it was killed"
+            )
+        return ExecutorCrash(self._status())
+
+    def _status(self) -> int | None:
+        """Return the exit status, or None if the system has not kept it."""
+        if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
+            return None
+        return int(self._process.returncode)
+
+    def _wait(self, deadline: float) -> None:
+        """Wait until the process has ended, at most until the deadline."""
+        while self._process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def _kill_process(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _close_pipes(self) -> None:
+        """Close the pipes, except for stderr, which may have lines to read."""
+        self._input.close()
+        self._output.close()
+        # In a fork of the owner, Popen would warn that the process is still running.
+        self._process.poll()
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
+def _open_pipe(reader: Any, writer: Any) -> list[Any]:
+    """Open a pipe above descriptor 2. Each end is closed by an ExitStack.
 
-EXIT_USAGE, EXIT_NO_REPLY, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 3, 130, 141
-_CHECK_TASK, _SERVES = "spider_check", "serves"
+    Lower numbers are free if this process has no stdin, stdout or stderr. A program
+    that reads or writes there must not meet the pipe.
+    """
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+    low = os.pipe()
+    try:
+        return [
+            owner.enter_context(open(fcntl(fd, F_DUPFD_CLOEXEC, 3), mode, buffering=0))
+            for owner, fd, mode in zip((reader, writer), low, ("rb", "wb"))
+        ]
+    finally:
+        for fd in low:
+            os.close(fd)
+
+
+def _deadline(timeout: float | None) -> float:
+    """Return when a timeout ends. Raises TypeError, ValueError."""
+    if timeout is None:
+        timeout = float("inf")
+    if not timeout > float("-inf"):
+        raise ValueError(f"timeout: expected seconds or None, found {timeout}")
+    return time.monotonic() + timeout
+
+
+# ----------------------------------------------------------------------------- commands
+
+_EXIT_USAGE = 2
+_EXIT_NO_REPLY = 3
+_EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141
+_CHECK_TASK = "spider_check"
+_SERVES = "serves"
 
 _DESCRIPTION = """\
 Run the native task packages of a Spider cluster. Without arguments, serve
@@ -1321,67 +1374,66 @@ environment:
   debug, or TARGET=LEVEL[,...]; the target is {_LOG_TARGET}
 
 examples:
+  spider-task-executor check --package-dir packages
   spider-task-executor run --package-dir packages sums add 1 2
   spider-task-executor run complex complex::add '[[[1.0, 2.0]]]' @other.json
-  gdb --args /usr/bin/python3 spider_executor.py run --in-process sums add 1 2
+  gdb -ex 'set follow-fork-mode child' --args python3 spider_executor.py run \\
+      --package-dir packages sums add 1 2
 """
 _RUN_DESCRIPTION = """\
 Send a request to a new executor. Print the outputs as JSON on stdout, and the
 time that it took, loading included, on stderr. Options go before PACKAGE. A
-VALUE is JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer, 1.0
-a double, null is none, an array a list, a struct or bytes, an object a map.
+VALUE is JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer and
+1.0 a double. null: none; an array: list, struct or Bytes; an object: map or
+struct.
 """
 _CHECK_DESCRIPTION = f"""\
-Load each PACKAGE (default: all in DIR) in one executor and call its execute
-function with a task that no package should have, {_CHECK_TASK}. A package
-serves if it returns outputs or an error. The order matters if packages clash.
+Load each PACKAGE in one executor and call its execute function with a task that
+no package should have, {_CHECK_TASK}. A package serves if it returns outputs or
+an error. The default is each directory in DIR that has a lib*.so, sorted by
+name. The order matters if two packages clash, for example because they declare
+one name: the first one serves, and the second one fails.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve if there are no arguments (default: those of the process), otherwise run a command. Return an exit code."""
+    """Serve if there are no arguments, otherwise run a command. Return an exit code.
+
+    The default is the arguments of the process.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:
         _serve_process()
-    # If a standard stream is closed, no file may take its number.
-    while os.open("/", os.O_RDONLY) <= 2:
-        pass
     _restore_environment()
-    _signal.signal(
-        _signal.SIGCHLD, _signal.SIG_DFL
-    )  # If it is ignored, exit statuses are lost.
-    for number in (
-        _signal.SIGTERM,
-        _signal.SIGHUP,
-    ):  # Unwind, so that no executor is left.
+    # While SIGCHLD is ignored, exit statuses are lost.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        # Unwind, so that no executor is left.
         if _signal.getsignal(number) == _signal.SIG_DFL:
             _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
-            _fail(
-                f"expected --package-dir DIR, or {_PACKAGE_DIR_VARIABLE} in the environment"
+            _complain(
+                f"expected --package-dir DIR, or {_PACKAGE_DIR_VARIABLE} in the"
+                " environment"
             )
-        os.stat(
-            os.path.join(options.package_dir, ".")
-        )  # Raises OSError if it is not a directory.
+        # Raises OSError if it is not a directory.
+        os.close(os.open(options.package_dir, os.O_PATH | os.O_DIRECTORY))
         for name in ("timeout", "repeat"):
             value = getattr(options, name, None)
             if value is not None and not value > 0:
-                _fail(f"--{name}: expected a positive number, found {value}")
+                _complain(f"--{name}: expected a positive number, found {value}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        return EXIT_BROKEN_PIPE
+        return _EXIT_INTERRUPTED
     except OSError as error:
-        name = "stdin" if error.filename == 0 else error.filename or "stdout"
-        if isinstance(error, FileNotFoundError) and os.path.exists(name):
-            _fail(f"{name}: the interpreter in its first line does not exist")
-        _fail(
-            f"{name}: {error.strerror}",
-            _EXIT_FAILURE if name == "stdout" else EXIT_USAGE,
-        )
+        if error.filename is None:
+            _complain(f"executor: cannot be started: {error.strerror}", _EXIT_FAILURE)
+        problem = error.strerror
+        if isinstance(error, FileNotFoundError) and os.path.exists(error.filename):
+            problem = "the interpreter in its first line does not exist"
+        _complain(f"{error.filename}: {problem}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -1389,10 +1441,11 @@ def _parser() -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            _fail(f"{message}; see --help")
+            _complain(f"{message}; see --help")
 
         def _print_message(self, message: str, file: object = None) -> None:
-            _print(message.encode())  # argparse would ignore a broken stdout.
+            # argparse would ignore a stdout that is closed or full.
+            _print(message.encode())
 
     style: Any = {
         "formatter_class": argparse.RawDescriptionHelpFormatter,
@@ -1415,11 +1468,10 @@ def _parser() -> argparse.ArgumentParser:
         **style,
     )
     for command in (run, check):
-        default = os.environ.get(_PACKAGE_DIR_VARIABLE, "")
         command.add_argument(
             "--package-dir",
             metavar="DIR",
-            default=default,
+            default=os.environ.get(_PACKAGE_DIR_VARIABLE),
             help=f"default: ${_PACKAGE_DIR_VARIABLE}",
         )
     run.add_argument(
@@ -1433,7 +1485,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         type=int,
         default=1,
-        help="send N requests and print their times",
+        help="send N requests and print the minimum and median of their times",
     )
     run.add_argument(
         "--raw", action="store_true", help="write the bytes of the outputs, not JSON"
@@ -1444,16 +1496,16 @@ def _parser() -> argparse.ArgumentParser:
         help="run a commit task; the VALUEs are the outputs of its job",
     )
     run.add_argument(
-        "--executor", metavar="PATH", help="start another executor than this program"
-    )
-    run.add_argument(
-        "--in-process",
-        action="store_true",
-        help="run the task in this process, for debuggers",
+        "--executor",
+        metavar="PATH",
+        type=os.path.abspath,
+        help="start another executor than this program",
     )
     run.add_argument("package", metavar="PACKAGE")
     run.add_argument("task", metavar="TASK")
-    run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
+    values = run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
+    # Some versions of argparse would ask for one.
+    values.required = False
     check.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -1465,87 +1517,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(text: str, status: int = EXIT_USAGE) -> NoReturn:
+def _complain(text: str, status: int = _EXIT_USAGE) -> NoReturn:
+    """Write a line to stderr and exit."""
     _say(f"spider-task-executor: {text}")
     raise SystemExit(status)
 
 
 def _say(text: str) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr, if there is one."""
     try:
-        os.write(2, f"{_escape(text)}\n".encode())
+        _write_all(2, f"{_escape(text)}\n".encode())
     except OSError:
         pass
 
 
-def _print(data: bytes, fd: int = 1) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+def _print(data: bytes) -> None:
+    """Write to stdout. Exit if that fails."""
+    try:
+        _write_all(1, data)
+    except BrokenPipeError:
+        raise SystemExit(_EXIT_BROKEN_PIPE) from None
+    except OSError as error:
+        _complain(f"stdout: {error.strerror}", _EXIT_FAILURE)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        # It may be a pipe that does not block.
+        select.select([], [fd], [])
+        rest = rest[os.write(fd, rest) :]
+
+
+def _read_stdin() -> bytes:
+    data = b""
+    try:
+        # It may be a pipe that does not block.
+        while select.select([0], [], []):
+            part = os.read(0, _READ_SIZE)
+            if not part:
+                break
+            data += part
+    except OSError as error:
+        _complain(f"stdin: {error.strerror}")
+    return data
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.in_process and (options.executor or options.timeout):
-        _fail("run: --in-process excludes --executor and --timeout")
     request = _request(options)
-    output_fd = os.dup(1)
     try:
-        if options.in_process:
-            # Python's handlers cannot run inside native code.
-            for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
-                _signal.signal(number, _signal.SIG_DFL)
-            # What the task prints is not an output.
-            os.dup2(2, 1)
-            manager = TdlPackageManager(options.package_dir)
-            outputs = _repeat(options, lambda: manager.execute(request))
-        else:
-            command = (
-                None
-                if options.executor is None
-                else [os.path.abspath(options.executor)]
-            )
-            with ExecutorHandle(options.package_dir, command) as executor:
-                outputs = _repeat(
-                    options, lambda: executor.request(request, options.timeout)
-                )
+        with ExecutorHandle(options.package_dir, options.executor) as executor:
+            outputs = _repeat(options, executor, request)
     except ExecutorError as error:
-        _fail(f"{options.package} {options.task}: {error}", _EXIT_FAILURE)
+        _complain(f"{options.package} {options.task}: {error}", _EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
-        _fail(f"run: no reply: {error}", EXIT_NO_REPLY)
-    if not options.raw:
-        import json
-
-        try:
-            text = json.dumps(
-                protocol.unpack_values(outputs), ensure_ascii=False, default=list
-            )
-        except (ProtocolError, TypeError) as error:
-            _fail(
-                f"run: the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
-                _EXIT_FAILURE,
-            )
-        outputs = f"{_escape(text)}\n".encode()
-    _print(outputs, output_fd)
+        _complain(f"run: no reply: {error}", _EXIT_NO_REPLY)
+    _print(outputs if options.raw else _json_line(outputs))
     return 0
 
 
 def _request(options: argparse.Namespace) -> protocol.Execute:
-    # json needs a few levels of recursion for each level of a value.
-    sys.setrecursionlimit(5 * protocol.MSGPACK_DEPTH_MAX)
     values = [_read_value(text) for text in options.values]
     context = protocol.TaskContext()
     try:
         payload = protocol.pack_values(*values)
         if options.commit:
-            context = protocol.TaskContext(
-                task_id="Commit", graph_outputs=bytes([0]) + payload
-            )
-            payload = protocol.encode_payload([])
+            context.task_id = "Commit"
+            context.graph_outputs = bytes([0]) + payload
+            payload = protocol.pack_values()
         request = protocol.Execute(
             options.package, options.task, context.encode(), payload
         )
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
-        _fail(f"no request can carry this: {error}")
+        _complain(f"no request can carry this: {error}")
     return request
 
 
@@ -1553,93 +1598,123 @@ def _read_value(text: str) -> Any:
     import json
 
     data: str | bytes = text
-    if text == "-" or text.startswith("@"):
-        with open(text[1:] or 0, "rb", closefd=text != "-") as file:
+    hint = ""
+    if text == "-":
+        data = _read_stdin()
+    elif text.startswith("@") and text != "@":
+        with open(text[1:], "rb") as file:
             data = file.read()
+    elif text.startswith("-"):
+        hint = " (options go before PACKAGE)"
+    else:
+        hint = """ (a string is written as '"text"', a file as @FILE)"""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        hint = (
-            "options go before PACKAGE"
-            if text.startswith("-")
-            else """a string is written as '"text"'"""
-        )
-        _fail(f"expected JSON, found {text[:40]}: {error} ({hint})")
+        _complain(f"VALUE {text[:40]}: expected JSON: {error}{hint}")
 
 
 def _repeat(
-    options: argparse.Namespace, execute: Callable[[], protocol.Result]
+    options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
 ) -> bytes:
-    """Execute --repeat times and print how long it took. Return the last outputs. Raises ExecutorError."""
-    import threading
-
-    notice = threading.Timer(
-        5.0, _say, ["run: still waiting; --timeout SECONDS limits the wait"]
-    )
-    notice.daemon = True
-    if options.timeout is None and os.isatty(2):
-        notice.start()
-    elapsed, round_trips, outputs = [], [], b""
+    """Execute --repeat times and say how long it took. Return the last outputs."""
+    outputs = b""
+    samples = []
     for _ in range(options.repeat):
         started = time.monotonic_ns()
-        result = execute()
-        round_trips.append(_elapsed_us(started))
-        elapsed.append(result.elapsed_us)
+        result = executor.request(request, options.timeout)
+        round_trip = (time.monotonic_ns() - started) // 1000
+        samples.append((round_trip, result.elapsed_us))
         if isinstance(result.outcome, protocol.Failure):
             raise protocol.decode_executor_error(result.outcome.error)[0]
         outputs = result.outcome.outputs
-    notice.cancel()
     if options.repeat == 1:
-        _say(f"elapsed: {elapsed[0]} µs")
+        _say(f"elapsed: {result.elapsed_us} µs")
         return outputs
-    for name, samples in (
-        ("in the executor", sorted(elapsed)),
-        ("round trip", sorted(round_trips)),
-    ):
-        p50, p99 = (
-            samples[(len(samples) - 1) // 2],
-            samples[(len(samples) - 1) * 99 // 100],
-        )
-        _say(
-            f"{name:15}  min {samples[0]} µs, P50 {p50} µs, P99 {p99} µs, max {samples[-1]} µs"
-        )
+    from statistics import median_low
+
+    for name, times in zip(("round trip", "elapsed_us"), zip(*samples)):
+        _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
     return outputs
 
 
+def _json_line(outputs: bytes) -> bytes:
+    import json
+
+    try:
+        values = protocol.unpack_values(outputs)
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=list)
+    except (ValueError, TypeError) as error:
+        _complain(
+            f"the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
+            _EXIT_FAILURE,
+        )
+    return f"{_escape(text)}\n".encode()
+
+
 def _check(options: argparse.Namespace) -> int:
-    names = options.packages or sorted(
-        entry.name
-        for entry in os.scandir(options.package_dir)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = options.packages or _package_names(options.package_dir)
     if not names:
-        _fail(
+        _complain(
             f"{options.package_dir}: expected directories with packages, found none",
             _EXIT_FAILURE,
         )
-    executor, serving, context = None, 0, protocol.TaskContext().encode()
+    environment = {"RUST_LOG": "warn", **os.environ}
+    serving: list[str] = []
+    executor = None
     for name in names:
-        executor = executor or ExecutorHandle(options.package_dir)
+        waiting = [name]
+        if executor is None:
+            executor = ExecutorHandle(options.package_dir, env=environment)
+            # Packages clash only with what is loaded.
+            waiting = [*serving, name]
         try:
-            request = protocol.Execute(
-                name, _CHECK_TASK, context, protocol.encode_payload([])
-            )
-            outcome, verdict = (
-                executor.request(request, options.timeout).outcome,
-                _SERVES,
-            )
-            if isinstance(outcome, protocol.Failure):
-                error = protocol.decode_executor_error(outcome.error)[0]
-                verdict = _SERVES if error.variant == "TaskError" else str(error)
-        except (TaskTimeout, ExecutorCrash, ProtocolError) as problem:
-            verdict = str(problem)
+            for package in waiting:
+                verdict = _verdict(executor, package, options.timeout)
+        except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
+            verdict = str(error)
+            if package != name:
+                verdict = f"not checked: {package} failed the second time: {error}"
             executor = None
-        serving += verdict == _SERVES
-        _print(
-            f"{_escape(name):{max(map(len, names))}}    {_escape(verdict)}\n".encode()
-        )
-    _print(f"{serving} of {len(names)} packages serve\n".encode())
-    return 0 if serving == len(names) else _EXIT_FAILURE
+        if verdict == _SERVES:
+            serving.append(name)
+        width = max(map(len, names))
+        _print(f"{_escape(name):{width}}    {_escape(verdict)}\n".encode())
+    _print(f"{len(serving)} of {len(names)} packages serve\n".encode())
+    return 0 if len(serving) == len(names) else _EXIT_FAILURE
+
+
+def _package_names(package_dir: str) -> list[str]:
+    """Return the directories that have a library. Name the others on stderr."""
+    import fnmatch
+
+    names: list[str] = []
+    others: list[str] = []
+    for name in fnmatch.filter(sorted(os.listdir(package_dir)), "[!.]*"):
+        try:
+            files = fnmatch.filter(
+                os.listdir(os.path.join(package_dir, name)), "lib*.so"
+            )
+        except NotADirectoryError:
+            continue
+        except OSError:
+            # The executor says why.
+            files = ["unknown"]
+        (names if files else others).append(name)
+    if others:
+        _say(f"skipped, because there is no lib*.so: {', '.join(others)}")
+    return names
+
+
+def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
+    context = protocol.TaskContext().encode()
+    payload = protocol.pack_values()
+    request = protocol.Execute(package, _CHECK_TASK, context, payload)
+    outcome = executor.request(request, timeout).outcome
+    if isinstance(outcome, protocol.Success):
+        return _SERVES
+    error = protocol.decode_executor_error(outcome.error)[0]
+    return _SERVES if error.variant == "TaskError" else str(error)
 
 
 if __name__ == "__main__":
