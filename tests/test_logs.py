@@ -1,4 +1,4 @@
-"""The logs: what RUST_LOG lets through, one JSON object per line, and a stderr that is full, broken or closed."""
+"""The logs: RUST_LOG, lines of JSON, whose task it was, and a stderr that breaks."""
 
 import datetime
 import json
@@ -10,148 +10,354 @@ import socket
 import time
 
 import pytest
-from helpers import build, executor, process
+from helpers import build, executor, odd, process
 from helpers.executor import request
 
-STARTS, SHUTDOWN, EXITS = (
-    "Executor starts.",
-    "Received shutdown request.",
-    "Executor exits.",
-)
+from protocol import TaskContext
+
+ours = pytest.mark.ours
+
+STARTS = "Executor starts."
+SHUTDOWN = "Received shutdown request."
+EXITS = "Executor exits."
+
+# ---------------------------------------------------------------------------- RUST_LOG
+
 OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
 
-# The level of this program, and values of RUST_LOG that give it. The longest match wins; among equals, the last.
-LEVELS = {
-    OFF: "off 0 spider_task_executor=off info,spider=off spider=off,info info,off",
-    ERROR: "error 1 spider=info,spider=error trace,spider_task_executor=error,spider_task=trace",
-    WARN: "warn wArN 2 tokio=trace,hyper=debug,warn",
-    INFO: "info INFO 3 spider=info s=info spider_task_executor=INFO spider_task_executor=3 info, ,info,, off,info"
-    " spider=off,spider_task_executor=info spider_task_executor=info,spider=off off,spider_task=info,spider=warn"
-    " info,tokio=off info,xspider=off info,spider_task_executor_x=off info,spider_task_executor::serve=off",
-    DEBUG: "debug 4",
-    TRACE: "trace 5 spider spider_task_executor",
+# Values of RUST_LOG, and the level that they give this program.
+FILTERS = {
+    "off": OFF,
+    "0": OFF,
+    "spider_task_executor=off": OFF,
+    "error": ERROR,
+    "1": ERROR,
+    "warn": WARN,
+    "wArN": WARN,
+    "2": WARN,
+    "info": INFO,
+    "INFO": INFO,
+    "3": INFO,
+    "info,": INFO,
+    ",info,,": INFO,
+    "debug": DEBUG,
+    "4": DEBUG,
+    "trace": TRACE,
+    "5": TRACE,
+    # A target alone is TRACE. It matches as a prefix.
+    "spider": TRACE,
+    "spider_task_executor": TRACE,
+    "spider=info": INFO,
+    "s=info": INFO,
+    "spider_task_executor=INFO": INFO,
+    "spider_task_executor=3": INFO,
+    "tokio=trace,hyper=debug,warn": WARN,
+    "info,tokio=off": INFO,
+    "info,xspider=off": INFO,
+    "info,spider-task=off": INFO,
+    "info,spider_task_executor_x=off": INFO,
+    "info,spider_task_executor::serve=off": INFO,
+    # The longest match wins.
+    "info,spider=off": OFF,
+    "spider=off,info": OFF,
+    "trace,spider_task_executor=error,spider_task=trace": ERROR,
+    "spider=off,spider_task_executor=info": INFO,
+    "spider_task_executor=info,spider=off": INFO,
+    "off,spider_task=info,spider=warn": INFO,
+    # Among equals, the last.
+    "info,off": OFF,
+    "off,info": INFO,
+    "spider=info,spider=error": ERROR,
 }
-FILTERS = [(text, level) for level, texts in LEVELS.items() for text in texts.split()]
 # Spider's executor takes these in another way.
-OWN_LEVELS = {
-    ERROR: [None, "", ",", "   ", "tokio=trace", "other", "tokio=off"],
-    INFO: [" info ", "  spider = info , tokio = trace ", "off, info"],
-    DEBUG: ["warn , spider_task_executor = debug"],
+OWN_FILTERS = {
+    None: ERROR,
+    "": ERROR,
+    ",": ERROR,
+    "   ": ERROR,
+    "tokio=trace": ERROR,
+    "other": ERROR,
+    "other-target": ERROR,
+    "tokio=off": ERROR,
+    " info ": INFO,
+    "  spider = info , tokio = trace ": INFO,
+    "off, info": INFO,
+    "warn , spider_task_executor = debug": DEBUG,
+    # Spans are for Rust packages, which read the same variable.
+    "[task{job_id=1}]=debug": ERROR,
+    "[task]": ERROR,
+    "spider_task_executor[task]=trace": ERROR,
+    "info,spider[{job_id}]=off": INFO,
 }
-OWN_FILTERS = [(text, level) for level, texts in OWN_LEVELS.items() for text in texts]
 # Directives that cannot be parsed.
-BAD_WORDS = (
-    'verbose= =info = spider=loud spider=6 spider=-1 x=y=z ? "\\" \udcff\udcfe=info'
-)
-BAD = [*BAD_WORDS.split(), "a b"]
+UNREADABLE = [
+    "verbose=",
+    "=info",
+    "=",
+    "spider=loud",
+    "spider=6",
+    "spider=-1",
+    "x=y=z",
+    "?",
+    '"\\"',
+    "a b",
+    "\udcff\udcfe=info",
+]
 
 
-@pytest.mark.parametrize(("text", "level"), FILTERS)
-def test_rust_log(spawn, text, level):
+@pytest.mark.parametrize(("text", "level"), FILTERS.items())
+def test_rust_log_sets_the_level(spawn, text, level):
     child = spawn(env={"RUST_LOG": text})
     assert child.finish() == (b"", 0)
-    lines = [
-        line["fields"]["message"]
-        for line in child.log_lines()
-        if line["level"] in ("INFO", "WARN", "ERROR")
-    ]
-    assert lines == ([STARTS, EXITS] if level >= INFO else [])
+    shown = ("INFO", "WARN", "ERROR")
+    lines = [line for line in child.log_lines() if line["level"] in shown]
+    messages = [line["fields"]["message"] for line in lines]
+    assert messages == ([STARTS, EXITS] if level >= INFO else [])
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize(
-    ("text", "level", "bad"),
+    ("text", "level", "unreadable"),
     [
-        *((text, level, []) for text, level in FILTERS + OWN_FILTERS),
-        *((text, ERROR, [text]) for text in BAD),
-        (",".join([*BAD, "debug"]), DEBUG, BAD),
-        (f"off,{BAD[0]}", OFF, BAD[:1]),
+        *((text, level, []) for text, level in {**FILTERS, **OWN_FILTERS}.items()),
+        *((text, ERROR, [text]) for text in UNREADABLE),
+        pytest.param(",".join([*UNREADABLE, "debug"]), DEBUG, UNREADABLE, id="all"),
+        pytest.param(f"off,{UNREADABLE[0]}", OFF, UNREADABLE[:1], id="off"),
     ],
 )
-def test_each_level_has_its_lines_and_each_bad_directive_a_warning(
-    spawn, tmp_path, text, level, bad
-):
-    """The executor has no package directory, answers one request, and gets rubbish."""
+def test_each_level_has_its_lines(spawn, tmp_path, text, level, unreadable):
+    """There is no package directory, and after a request comes rubbish.
+
+    Warnings about RUST_LOG appear at every level.
+    """
     child = spawn(tmp_path / "none", env={"RUST_LOG": text})
     assert child.finish(request("none", "task") + bytes(4))[1] == 1
-    lines = child.log_lines()
-    warnings = [line for line in lines if "RUST_LOG" in line["fields"]["message"]]
-    assert [(line["level"], line["fields"]["directive"]) for line in warnings] == [
-        ("WARN", text) for text in bad
+    life = [
+        (INFO, "INFO", STARTS),
+        (WARN, "WARN", "SPIDER_TDL_PACKAGE_DIR is not a directory; requests fail"),
+        (DEBUG, "DEBUG", "Task starts."),
+        (WARN, "WARN", "A package cannot be loaded."),
+        (DEBUG, "DEBUG", "Task ended."),
+        (ERROR, "ERROR", "Protocol error on stdin."),
     ]
-    life = [("INFO", INFO), ("WARN", WARN), ("DEBUG", DEBUG), ("ERROR", ERROR)]
-    assert [line["level"] for line in lines if line not in warnings] == [
-        name for name, at in life if level >= at
-    ]
+    expected = [(name, message) for at, name, message in life if level >= at]
+    found = []
+    skipped = []
+    for line in child.log_lines():
+        fields = line["fields"]
+        if "directive" in fields:
+            assert line["level"] == "WARN"
+            skipped.append(fields["directive"])
+        else:
+            message = fields["message"].partition(" until")[0]
+            found.append((line["level"], message))
+    assert found == expected, f"expected {expected}, found {found}"
+    assert skipped == unreadable
 
 
 def test_the_info_lines_of_a_life(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     assert child.finish(executor.SHUTDOWN) == (b"", 0)
-    assert [line["fields"]["message"] for line in child.log_lines()] == [
-        STARTS,
-        SHUTDOWN,
-        EXITS,
+    found = [(line["level"], line["fields"]["message"]) for line in child.log_lines()]
+    assert found == [("INFO", STARTS), ("INFO", SHUTDOWN), ("INFO", EXITS)]
+
+
+# ------------------------------------------------------------------- whose task it was
+
+IDS = {"job_id": 7, "task_id": 3, "task_instance_id": 12}
+CONTEXT = TaskContext(**IDS).encode()
+
+# The context, and the ids in the lines.
+CONTEXTS = {
+    "index": (CONTEXT, IDS),
+    "commit": (
+        TaskContext(1, "Commit", 2).encode(),
+        {"job_id": 1, "task_id": "Commit", "task_instance_id": 2},
+    ),
+    "cleanup": (
+        TaskContext(1, "Cleanup", 2).encode(),
+        {"job_id": 1, "task_id": "Cleanup", "task_instance_id": 2},
+    ),
+    "largest ids": (
+        TaskContext(*[2**64 - 1] * 4).encode(),
+        dict.fromkeys(IDS, 2**64 - 1),
+    ),
+    "widest forms": (
+        bytes.fromhex(
+            "dd00000005 cf0000000000000007"
+            "df00000001 db00000005 496e646578 cf0000000000000003"
+            "cf000000000000000c cf0000000000000000 c0"
+        ),
+        IDS,
+    ),
+    "largest commit": (
+        TaskContext(1, "Commit", 2, 0, bytes([0, 255]) * 2_796_000).encode(),
+        {"job_id": 1, "task_id": "Commit", "task_instance_id": 2},
+    ),
+    "the ids alone": (CONTEXT[:11], IDS),
+    "cut in the ids": (CONTEXT[:10], {}),
+    "empty": (b"", {}),
+    "nil": (b"\xc0", {}),
+    "reserved": (b"\xc1", {}),
+    "array of 4": (b"\x94" + CONTEXT[1:], {}),
+    "negative job": (b"\x95\xff" + CONTEXT[2:], {}),
+    "unknown kind of task": (b"\x95\x07\xa5Other" + CONTEXT[10:], {}),
+}
+
+
+def task_lines(child):
+    """The fields of the DEBUG lines."""
+    return [line["fields"] for line in child.log_lines() if line["level"] == "DEBUG"]
+
+
+@ours
+@pytest.mark.parametrize(("context", "ids"), CONTEXTS.values(), ids=CONTEXTS)
+def test_lines_before_and_after_a_call_name_the_task(spawn, context, ids):
+    child = spawn(env={"RUST_LOG": "debug"})
+    child.send(executor.raw_request("odd", "inputs", b"outputs", context))
+    result = child.receive()
+    assert result.outcome.outputs == b"outputs"
+    assert child.finish() == (b"", 0)
+    task = {"task": "odd::inputs", **ids}
+    end = {
+        "outcome": "success",
+        "elapsed_us": result.elapsed_us,
+        "response_size": len(b"outputs"),
+    }
+    assert task_lines(child) == [
+        {"message": "Task starts.", **task},
+        {"message": "Task ended.", **task, **end},
     ]
-    assert {line["level"] for line in child.log_lines()} == {"INFO"}
 
 
-# ---------------------------------------------------------------------------------------------------------------- lines
+# What is called, and the outcome.
+OUTCOMES = [
+    ("buffers::zeros:8000000", "success"),
+    ("buffers::empty_null", "success"),
+    ("buffers::no_such_task", "TaskError"),
+    ("buffers::zeros:9000000", "TaskError"),
+    ("buffers::error_of_size:8000000", "TaskError"),
+    ("buffers::error_of_size:9000000", "TaskError"),
+    ("buffers::empty_error_null", "ErrorPayloadDeserializationFailure"),
+    ("none::task", "InvalidLibrary"),
+]
+
+
+@ours
+@pytest.mark.parametrize(("task", "outcome"), OUTCOMES)
+def test_the_line_after_a_call_tells_the_outcome(spawn, task, outcome):
+    child = spawn(env={"RUST_LOG": "debug"})
+    child.send(request(*task.split("::"), context=CONTEXT))
+    result = child.receive()
+    assert child.finish() == (b"", 0)
+    sent = result.outcome
+    data = sent.outputs if outcome == "success" else sent.error
+    assert task_lines(child)[1] == {
+        "message": "Task ended.",
+        "task": task,
+        **IDS,
+        "outcome": outcome,
+        "elapsed_us": result.elapsed_us,
+        "response_size": len(data),
+    }
+
+
+@ours
+def test_the_line_before_a_call_is_written_before_it(spawn):
+    """So the last line before a crash, a timeout or the OOM killer names the job."""
+    child = spawn(env={"RUST_LOG": "debug"})
+    assert child.serves()
+    child.send(request("crashing", "raise:9", context=CONTEXT))
+    assert child.read_to_end() == (b"", -9)
+    expected = {"message": "Task starts.", "task": "crashing::raise:9", **IDS}
+    assert child.log_lines()[-1]["fields"] == expected
+
+
+@ours
+def test_a_response_that_nobody_reads_names_its_task(spawn):
+    child = spawn(env={"RUST_LOG": "debug"})
+    assert child.serves()
+    child.close_output()
+    child.send(request("odd", "answer", context=CONTEXT))
+    assert child.wait() == 1
+    error = child.only_error()
+    assert error.pop("message") in (
+        "The parent no longer reads responses.",
+        "The parent is gone while a task runs.",
+    )
+    assert error.pop("err", "[Errno 32] Broken pipe") == "[Errno 32] Broken pipe"
+    assert error == {"task": "odd::answer", **IDS}
+    assert child.stderr().count("Task ended.") == 1
+
+
+@ours
+def test_a_package_that_cannot_be_loaded_is_a_warning(spawn):
+    child = spawn(env={"RUST_LOG": "warn"})
+    errors = [child.call("none", "task") for _ in range(2)]
+    assert child.call("odd", "answer") == [1]
+    message = "A package cannot be loaded."
+    assert [line["fields"] for line in child.log_lines()] == [
+        {"message": message, "package": "none", "err": str(error)} for error in errors
+    ]
+    assert {line["level"] for line in child.log_lines()} == {"WARN"}
+
+
+@ours
+def test_a_package_that_declares_another_name_is_a_warning(
+    spawn, build_package, tmp_path
+):
+    build.stage(tmp_path, "alias", odd.build(build_package))
+    child = spawn(tmp_path, env={"RUST_LOG": "warn"})
+    for task in ("answer", "answer", "calls"):
+        child.call("alias", task)
+    (line,) = child.log_lines()
+    assert line["level"] == "WARN"
+    assert line["fields"] == {
+        "message": "A package declares another name.",
+        "package": "alias",
+        "declared": "odd",
+    }
+
+
+# ------------------------------------------------------------------------------- lines
 
 
 def test_the_shape_of_a_line(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     child.finish()
-    for line in child.stderr().splitlines(keepends=True):
+    for line in child.stderr().splitlines():
         entry = json.loads(line)
-        assert list(entry) == [
-            "timestamp",
-            "level",
-            "fields",
-            "filename",
-            "line_number",
-        ]
+        keys = ["timestamp", "level", "fields", "filename", "line_number"]
+        assert list(entry) == keys
         assert list(entry["fields"]) == ["message"]
         assert type(entry["line_number"]) is int
         # Without blanks, as Spider writes it.
-        assert (
-            line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False) + "\n"
-        )
+        assert line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
 
 
-@pytest.mark.ours
-def test_timestamps_are_utc_with_six_digits_of_microseconds(spawn):
+@ours
+def test_timestamps_are_utc_with_microseconds(spawn):
     """At least one of them has a zero after the point."""
     child = spawn(env={"RUST_LOG": "debug", "TZ": "Asia/Tokyo"})
+    epoch = datetime.datetime(1970, 1, 1)
     text = ""
     for _ in range(10):
         executor.wait_for(
             lambda: time.time_ns() % 10**9 < 50_000_000, "the start of a second"
         )
-        count = child.stderr().count("\n")
         before = time.time_ns() // 1000
         assert child.serves()
-        executor.wait_for(
-            lambda count=count: child.stderr().count("\n") > count, "the line"
-        )
         text = child.log_lines()[-1]["timestamp"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
-        moment = datetime.datetime.strptime(
-            text, "%Y-%m-%dT%H:%M:%S.%fZ"
-        ) - datetime.datetime(1970, 1, 1)
-        assert (
-            before
-            <= moment // datetime.timedelta(microseconds=1)
-            <= time.time_ns() // 1000
-        )
+        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ") - epoch
+        found = moment // datetime.timedelta(microseconds=1)
+        assert before <= found <= time.time_ns() // 1000
         if text[20] == "0":
             return
-    pytest.fail(
-        f"no request was answered in the first tenth of a second, the last one at {text}"
-    )
+    pytest.fail(f"expected a line in the first tenth of a second, found {text}")
 
 
-@pytest.mark.ours
+@ours
 def test_the_line_number_is_where_it_was_written(spawn):
     child = spawn(env={"RUST_LOG": "info"})
     child.finish()
@@ -161,35 +367,39 @@ def test_the_line_number_is_where_it_was_written(spawn):
         assert entry["fields"]["message"] in source[entry["line_number"] - 1]
 
 
-NAMES = [
-    'quote"backslash\\',
-    "line\nfeed\r\ttab",
-    "é 日本 🕷",
-    "\x01\x1f\x7f",
-    "\u2028\x85\u202e\u2066",
-    "\x00",
-]
+NAMES = {
+    "quotes": 'quote"backslash\\',
+    "whitespace": "line\nfeed\r\ttab",
+    "printable": "é 日本 🕷",
+    "control": "\x01\x1f\x7f",
+    "separators": "\u2028\x85\u202e\u2066",
+    "NUL": "\x00",
+    "beyond 16 bits": "\U000e0001",
+}
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize("name", NAMES)
+@ours
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_text_from_outside_is_escaped(spawn, name):
+    """Even if there is no descriptor with which a codec could be imported."""
     child = spawn(env={"RUST_LOG": "debug"})
-    child.send(request("buffers", name))
-    child.receive()
+    assert child.serves()
+    assert child.call("process", f"limit:{resource.RLIMIT_NOFILE}") == [1]
+    assert child.call("buffers", name).variant == "TaskError"
     assert child.finish() == (b"", 0)
-    answered = child.stderr().split("\n")[1]
-    assert json.loads(answered)["fields"]["task"] == f"buffers::{name}"
-    assert all(character.isprintable() for character in answered)
-    assert name not in answered or name.isprintable()
+    lines = [line for line in child.stderr().split("\n") if "TaskError" in line]
+    (line,) = lines
+    assert json.loads(line)["fields"]["task"] == f"buffers::{name}"
+    assert all(character.isprintable() for character in line)
+    assert name not in line or name.isprintable()
 
 
-@pytest.mark.ours
+@ours
 def test_a_path_that_is_not_utf8(spawn, tmp_path):
     child = spawn(f"{tmp_path}/no utf-8 \udcff\udc80", env={"RUST_LOG": "warn"})
     assert child.finish() == (b"", 0)
     (line,) = child.log_lines()
-    assert line["fields"]["path"].startswith(f"{tmp_path}/no utf-8 ")
+    assert line["fields"]["path"] == f"{tmp_path}/no utf-8 \udcff\udc80"
 
 
 @pytest.fixture
@@ -201,45 +411,47 @@ def stderr():
         yield ours, theirs
 
 
-@pytest.mark.ours
+@ours
 def test_a_line_is_one_write(spawn, stderr):
-    ours, theirs = stderr
-    child = spawn(stderr=theirs, env={"RUST_LOG": "debug,bad="})
+    reader, writer = stderr
+    child = spawn(stderr=writer, env={"RUST_LOG": "debug,bad="})
     assert child.serves()
     assert child.finish(bytes(4)) == (b"", 1)
-    lines = [ours.recv(1 << 20) for _ in range(4)]
-    assert [json.loads(line)["level"] for line in lines] == [
-        "INFO",
-        "WARN",
-        "DEBUG",
-        "ERROR",
-    ]
+    lines = [reader.recv(1 << 20) for _ in range(5)]
+    levels = [json.loads(line)["level"] for line in lines]
+    assert levels == ["INFO", "WARN", "DEBUG", "DEBUG", "ERROR"]
     assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize("character", ["x", "\udcff", "\U000e0001"], ids=ascii)
 def test_a_line_has_less_than_64_kib(spawn, stderr, character):
-    """The parent drops longer ones. The task and the directive are long, and each character may be escaped."""
-    ours, theirs = stderr
+    """The parent drops longer ones. Each character of the texts may be escaped."""
+    reader, writer = stderr
     size = 100_000 // len(os.fsencode(character))
-    child = spawn(stderr=theirs, env={"RUST_LOG": f"debug,={character * size}"})
+    child = spawn(stderr=writer, env={"RUST_LOG": f"debug,={character * size}"})
+    # No task has a name with a lone surrogate.
     task = ("\0" if character == "\udcff" else character) * size
     assert child.call("buffers", task).variant == "TaskError"
     assert child.finish() == (b"", 0)
-    lines = [ours.recv(1 << 20) for _ in range(4)]
-    assert max(map(len, lines)) < 65536
-    fields = [json.loads(line)["fields"] for line in lines]
-    assert fields[1]["directive"].startswith(f"={character * 1000}")
-    assert fields[2]["task"].startswith(f"buffers::{task[:300]}")
+    _, warning, start, _ = (reader.recv(1 << 20) for _ in range(4))
+    for line, field, text in (
+        (warning, "directive", f"={character * size}"),
+        (start, "task", f"buffers::{task}"),
+    ):
+        assert len(line) < 65536
+        shown = json.loads(line)["fields"][field]
+        assert shown.endswith("...")
+        assert len(shown) > 1000
+        assert text.startswith(shown[:-3])
 
 
-# --------------------------------------------------------------------------------------------------------------- stderr
+# ------------------------------------------------------------------------------ stderr
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2</dev/null", "2>&-"])
-def test_a_stderr_that_cannot_be_written_changes_nothing_else(spawn, redirection):
+def test_a_stderr_that_cannot_be_written_does_no_harm(spawn, redirection):
     child = spawn(shell=f'exec "$@" {redirection}', env={"RUST_LOG": "trace,bad="})
     assert child.call("descriptors", "print:10") == [10]
     assert child.serves()
@@ -258,51 +470,91 @@ def broken(spawn):
         yield child, reader
 
 
-@pytest.mark.ours
-def test_prints_go_nowhere_after_the_reader_of_stderr_has_gone(broken):
-    """A failed write would end tasks in Rust and Go. `write_by_default` gives SIGPIPE its default action."""
+@ours
+def test_prints_go_nowhere_after_stderr_broke(broken):
+    """A failed write would end tasks in Rust and Go.
+
+    `write_by_default` gives SIGPIPE its default action.
+    """
     child, reader = broken
     assert child.serves()
+    before = process.descriptors(child.pid)
+    replaced = {fd: "/dev/null" for fd in before if before[fd] == before[2]}
     reader.close()
     executor.wait_for(
-        lambda: process.descriptors(child.pid)[2] == "/dev/null", "fd 2 to be /dev/null"
+        lambda: process.descriptors(child.pid) == {**before, **replaced},
+        f"{replaced} among the descriptors",
     )
-    assert process.descriptors(child.pid)[1] == "/dev/null"
     for fd in (1, 2):
         assert child.call("descriptors", f"write_by_default:{fd}") == [0]
     assert child.call("descriptors", "print:10000") == [10000]
-    assert child.serves()
     assert child.finish() == (b"", 0)
 
 
-@pytest.mark.ours
-def test_what_a_task_has_put_in_the_place_of_stderr_stays(broken):
+@ours
+@pytest.mark.parametrize("start", ["list_of_child:0", "list_of_child:1"])
+def test_programs_of_tasks_have_a_stdout_after_stderr_broke(broken, start):
     child, reader = broken
-    assert child.call("descriptors", "dup_over_standard") == [1]
-    before = process.descriptors(child.pid)
+    reader.close()
+    executor.wait_for(
+        lambda: process.descriptors(child.pid).get(2) == "/dev/null", "/dev/null"
+    )
+    (lines,) = child.call("descriptors", start)
+    found = dict(line.split(" ", 1) for line in lines.splitlines())
+    assert sorted(found) == ["0", "1", "2"]
+    assert found["1"] == found["2"] == "/dev/null"
+
+
+@ours
+@pytest.mark.parametrize("before", ["dup_over_standard", "close_standard"])
+def test_what_a_task_did_to_stderr_stays(broken, before):
+    child, reader = broken
+    assert child.call("descriptors", before) == [1]
+    found = process.descriptors(child.pid)
     reader.close()
     time.sleep(0.5)
     after = process.descriptors(child.pid)
-    assert [after[fd] for fd in (1, 2)] == [before[fd] for fd in (1, 2)]
+    assert [after.get(fd) for fd in (1, 2)] == [found.get(fd) for fd in (1, 2)]
+    assert after.keys() == found.keys()
     assert child.serves()
     assert child.finish() == (b"", 0)
 
 
-@pytest.mark.ours
-def test_the_watchdog_lives_on_if_a_limit_keeps_it_from_working(broken):
-    """On some versions of Python, the end of a thread needs a descriptor and ends the process."""
+@ours
+def test_without_the_log_descriptor_lines_go_to_stderr(broken):
+    child, reader = broken
+    assert child.serves()
+    before = process.descriptors(child.pid)
+    log_fd = max(fd for fd in before if before[fd] == before[2])
+    assert child.call("process", f"close:{log_fd}") == [1]
+    time.sleep(0.5)
+    del before[log_fd]
+    assert process.descriptors(child.pid) == before
+    reader.read(1 << 16)
+    child.send(request("exiting", "exit:0", context=CONTEXT))
+    assert child.read_to_end() == (b"", 1)
+    lines = reader.read(1 << 16).decode().splitlines()
+    assert [json.loads(line)["fields"]["job_id"] for line in lines] == [7, 7]
+
+
+@ours
+def test_the_watchdog_survives_a_limit(broken):
+    """In some versions of Python, the end of a thread needs a descriptor."""
     child, reader = broken
     assert child.serves()
     assert child.call("process", f"limit:{resource.RLIMIT_NOFILE}") == [1]
     threads = process.threads(child.pid)
+    found = process.descriptors(child.pid)
     reader.close()
     time.sleep(0.5)
     assert process.threads(child.pid) == threads
+    assert process.descriptors(child.pid) == found
     assert child.serves()
     assert child.finish() == (b"", 0)
 
 
-def test_a_stderr_that_nobody_reads_for_a_while_loses_nothing(broken):
+@ours
+def test_a_stderr_that_is_read_late_loses_nothing(broken):
     child, reader = broken
     child.send(request("descriptors", "print:20000"))
     assert select.select([child.process.stdout], [], [], 0.3) == ([], [], [])

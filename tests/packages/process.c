@@ -9,6 +9,7 @@
  *     sleep:MS               sleeps that many milliseconds
  *     change_directory, change_environment, clear_environment, change_umask, change_locale
  *     limit:RESOURCE         a soft limit of 0
+ *     close:FD
  *     threads:N              N threads that wait for ever
  */
 #include "abi.h"
@@ -117,6 +118,11 @@ static Result limit(View inputs, long resource)
     return number(setrlimit((int)resource, &limits) == 0);
 }
 
+static Result close_one(View inputs, long fd)
+{
+    return number(close((int)fd) == 0);
+}
+
 static void *stay(void *argument)
 {
     for (;;)
@@ -149,4 +155,5 @@ PACKAGE("process",
     {"change_umask", change_umask},
     {"change_locale", change_locale},
     {"limit", limit},
+    {"close", close_one},
     {"threads", threads})
