@@ -155,13 +155,6 @@ def test_each_level_has_its_lines(spawn, tmp_path, text, level, unreadable):
     assert skipped == unreadable
 
 
-def test_the_info_lines_of_a_life(spawn):
-    child = spawn(env={"RUST_LOG": "info"})
-    assert child.finish(executor.SHUTDOWN) == (b"", 0)
-    found = [(line["level"], line["fields"]["message"]) for line in child.log_lines()]
-    assert found == [("INFO", STARTS), ("INFO", SHUTDOWN), ("INFO", EXITS)]
-
-
 # ------------------------------------------------------------------- whose task it was
 
 IDS = {"job_id": 7, "task_id": 3, "task_instance_id": 12}
@@ -205,32 +198,7 @@ CONTEXTS = {
 }
 
 
-def task_lines(child):
-    """The fields of the DEBUG lines."""
-    return [line["fields"] for line in child.log_lines() if line["level"] == "DEBUG"]
-
-
-@ours
-@pytest.mark.parametrize(("context", "ids"), CONTEXTS.values(), ids=CONTEXTS)
-def test_lines_before_and_after_a_call_name_the_task(spawn, context, ids):
-    child = spawn(env={"RUST_LOG": "debug"})
-    child.send(executor.raw_request("odd", "inputs", b"outputs", context))
-    result = child.receive()
-    assert result.outcome.outputs == b"outputs"
-    assert child.finish() == (b"", 0)
-    task = {"task": "odd::inputs", **ids}
-    end = {
-        "outcome": "success",
-        "elapsed_us": result.elapsed_us,
-        "response_size": len(b"outputs"),
-    }
-    assert task_lines(child) == [
-        {"message": "Task starts.", **task},
-        {"message": "Task ended.", **task, **end},
-    ]
-
-
-# What is called, and the outcome.
+# The other tasks, and their outcome.
 OUTCOMES = [
     ("buffers::zeros:8000000", "success"),
     ("buffers::empty_null", "success"),
@@ -244,22 +212,32 @@ OUTCOMES = [
 
 
 @ours
-@pytest.mark.parametrize(("task", "outcome"), OUTCOMES)
-def test_the_line_after_a_call_tells_the_outcome(spawn, task, outcome):
+@pytest.mark.parametrize(
+    ("task", "outcome", "context", "ids"),
+    [
+        *(
+            pytest.param("odd::inputs", "success", *row, id=name)
+            for name, row in CONTEXTS.items()
+        ),
+        *((*row, CONTEXT, IDS) for row in OUTCOMES),
+    ],
+)
+def test_lines_name_the_task_and_tell_its_outcome(spawn, task, outcome, context, ids):
     child = spawn(env={"RUST_LOG": "debug"})
-    child.send(request(*task.split("::"), context=CONTEXT))
+    child.send(executor.raw_request(*task.split("::"), b"outputs", context))
     result = child.receive()
     assert child.finish() == (b"", 0)
+    found = [line["fields"] for line in child.log_lines() if line["level"] == "DEBUG"]
     sent = result.outcome
-    data = sent.outputs if outcome == "success" else sent.error
-    assert task_lines(child)[1] == {
-        "message": "Task ended.",
-        "task": task,
-        **IDS,
+    end = {
         "outcome": outcome,
         "elapsed_us": result.elapsed_us,
-        "response_size": len(data),
+        "response_size": len(sent.outputs if outcome == "success" else sent.error),
     }
+    assert found == [
+        {"message": "Task starts.", "task": task, **ids},
+        {"message": "Task ended.", "task": task, **ids, **end},
+    ]
 
 
 @ours
@@ -291,45 +269,36 @@ def test_a_response_that_nobody_reads_names_its_task(spawn):
 
 
 @ours
-def test_a_package_that_cannot_be_loaded_is_a_warning(spawn):
-    child = spawn(env={"RUST_LOG": "warn"})
-    errors = [child.call("none", "task") for _ in range(2)]
-    assert child.call("odd", "answer") == [1]
-    message = "A package cannot be loaded."
-    assert [line["fields"] for line in child.log_lines()] == [
-        {"message": message, "package": "none", "err": str(error)} for error in errors
-    ]
-    assert {line["level"] for line in child.log_lines()} == {"WARN"}
-
-
-@ours
-def test_a_package_that_declares_another_name_is_a_warning(
-    spawn, build_package, tmp_path
-):
+def test_odd_packages_are_warnings(spawn, build_package, tmp_path):
     build.stage(tmp_path, "alias", odd.build(build_package))
     child = spawn(tmp_path, env={"RUST_LOG": "warn"})
-    for task in ("answer", "answer", "calls"):
-        child.call("alias", task)
-    (line,) = child.log_lines()
-    assert line["level"] == "WARN"
-    assert line["fields"] == {
-        "message": "A package declares another name.",
-        "package": "alias",
-        "declared": "odd",
-    }
+    error = child.call("none", "task")
+    for name in ("none", "alias", "alias"):
+        child.call(name, "answer")
+    failed = {"message": "A package cannot be loaded.", "package": "none"}
+    other = {"message": "A package declares another name.", "package": "alias"}
+    assert [line["fields"] for line in child.log_lines()] == [
+        {**failed, "err": str(error)},
+        {**failed, "err": str(error)},
+        {**other, "declared": "odd"},
+    ]
+    assert {line["level"] for line in child.log_lines()} == {"WARN"}
 
 
 # ------------------------------------------------------------------------------- lines
 
 
-def test_the_shape_of_a_line(spawn):
+def test_the_info_lines_of_a_life(spawn):
     child = spawn(env={"RUST_LOG": "info"})
-    child.finish()
-    for line in child.stderr().splitlines():
+    assert child.finish(executor.SHUTDOWN) == (b"", 0)
+    lines = child.stderr().splitlines()
+    assert len(lines) == 3
+    for line, message in zip(lines, (STARTS, SHUTDOWN, EXITS)):
         entry = json.loads(line)
         keys = ["timestamp", "level", "fields", "filename", "line_number"]
         assert list(entry) == keys
-        assert list(entry["fields"]) == ["message"]
+        assert entry["level"] == "INFO"
+        assert entry["fields"] == {"message": message}
         assert type(entry["line_number"]) is int
         # Without blanks, as Spider writes it.
         assert line == json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
@@ -339,7 +308,6 @@ def test_the_shape_of_a_line(spawn):
 def test_timestamps_are_utc_with_microseconds(spawn):
     """At least one of them has a zero after the point."""
     child = spawn(env={"RUST_LOG": "debug", "TZ": "Asia/Tokyo"})
-    epoch = datetime.datetime(1970, 1, 1)
     text = ""
     for _ in range(10):
         executor.wait_for(
@@ -349,8 +317,8 @@ def test_timestamps_are_utc_with_microseconds(spawn):
         assert child.serves()
         text = child.log_lines()[-1]["timestamp"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
-        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ") - epoch
-        found = moment // datetime.timedelta(microseconds=1)
+        moment = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00")
+        found = round(moment.timestamp() * 1_000_000)
         assert before <= found <= time.time_ns() // 1000
         if text[20] == "0":
             return
@@ -488,34 +456,33 @@ def test_prints_go_nowhere_after_stderr_broke(broken):
     for fd in (1, 2):
         assert child.call("descriptors", f"write_by_default:{fd}") == [0]
     assert child.call("descriptors", "print:10000") == [10000]
+    # Programs have a stdout and a stderr, too.
+    (lines,) = child.call("descriptors", "list_of_child:1")
+    assert "\n1 /dev/null\n2 /dev/null\n" in lines
     assert child.finish() == (b"", 0)
 
 
 @ours
-@pytest.mark.parametrize("start", ["list_of_child:0", "list_of_child:1"])
-def test_programs_of_tasks_have_a_stdout_after_stderr_broke(broken, start):
-    child, reader = broken
-    reader.close()
-    executor.wait_for(
-        lambda: process.descriptors(child.pid).get(2) == "/dev/null", "/dev/null"
-    )
-    (lines,) = child.call("descriptors", start)
-    found = dict(line.split(" ", 1) for line in lines.splitlines())
-    assert sorted(found) == ["0", "1", "2"]
-    assert found["1"] == found["2"] == "/dev/null"
-
-
-@ours
-@pytest.mark.parametrize("before", ["dup_over_standard", "close_standard"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "descriptors::dup_over_standard",
+        "descriptors::close_standard",
+        # In some versions of Python, the end of a thread needs a descriptor.
+        f"process::limit:{resource.RLIMIT_NOFILE}",
+    ],
+)
 def test_what_a_task_did_to_stderr_stays(broken, before):
     child, reader = broken
-    assert child.call("descriptors", before) == [1]
+    assert child.call(*before.split("::")) == [1]
+    threads = process.threads(child.pid)
     found = process.descriptors(child.pid)
     reader.close()
     time.sleep(0.5)
+    assert process.threads(child.pid) == threads
     after = process.descriptors(child.pid)
-    assert [after.get(fd) for fd in (1, 2)] == [found.get(fd) for fd in (1, 2)]
     assert after.keys() == found.keys()
+    assert "dup_over" not in before or [after[1], after[2]] == [found[1], found[2]]
     assert child.serves()
     assert child.finish() == (b"", 0)
 
@@ -535,22 +502,6 @@ def test_without_the_log_descriptor_lines_go_to_stderr(broken):
     assert child.read_to_end() == (b"", 1)
     lines = reader.read(1 << 16).decode().splitlines()
     assert [json.loads(line)["fields"]["job_id"] for line in lines] == [7, 7]
-
-
-@ours
-def test_the_watchdog_survives_a_limit(broken):
-    """In some versions of Python, the end of a thread needs a descriptor."""
-    child, reader = broken
-    assert child.serves()
-    assert child.call("process", f"limit:{resource.RLIMIT_NOFILE}") == [1]
-    threads = process.threads(child.pid)
-    found = process.descriptors(child.pid)
-    reader.close()
-    time.sleep(0.5)
-    assert process.threads(child.pid) == threads
-    assert process.descriptors(child.pid) == found
-    assert child.serves()
-    assert child.finish() == (b"", 0)
 
 
 @ours
