@@ -106,37 +106,32 @@ def test_a_crash_after_a_task_took_something_away(spawn, before, is_reported):
     assert ("in crashing::sigsegv\n" in child.stderr()) == is_reported
 
 
-@ours
-@pytest.mark.parametrize(
-    ("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)]
-)
-@pytest.mark.parametrize("flag", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
-def test_an_end_while_a_package_loads_names_it(spawn, stage_odd, flag, end, status):
-    child = spawn(stage_odd(flag.format(end)))
-    child.send(ask("odd::answer"))
-    assert child.read_to_end() == (b"", status)
-    assert "odd (loading)" in child.stderr()
-    if status == 1:
-        loading = {"during": "odd (loading)"}
-        check_error(child, "Native code called exit.", "odd::answer", **loading)
+# In a thread, while the main one has the loader's lock.
+THREAD = "pthread_t t; pthread_create(&t,0,(void*){},0); pthread_join(t,0)"
 
 
 @ours
+@pytest.mark.parametrize(("end", "status"), [("abort", -signal.SIGABRT), ("exit", 1)])
 @pytest.mark.parametrize(
-    ("end", "status"), [("write_to_null", -signal.SIGSEGV), ("call_exit", 1)]
+    ("flag", "runs"),
+    [
+        pytest.param("-DCONSTRUCTOR={}(0)", 1, id="constructor"),
+        pytest.param("-DINIT=({}(0),number(0))", 1, id="init"),
+        pytest.param(f"-DCONSTRUCTOR={THREAD}", 20, id="thread"),
+    ],
 )
-def test_a_thread_may_end_it_while_its_package_loads(
-    spawn, build_package, tmp_path, end, status
+def test_an_end_while_a_package_loads_names_it(
+    spawn, stage_odd, flag, runs, end, status
 ):
-    """The main thread has the loader's lock, for which a report must not wait."""
-    source = build.PACKAGES / "crashing.c"
-    library = build_package(source, f"-DWHILE_LOADING={end}")
-    build.stage(tmp_path, "crashing", library)
-    for _ in range(20):
-        child = spawn(tmp_path)
-        child.send(ask("crashing::hang"))
+    directory = stage_odd(flag.format(end))
+    for _ in range(runs):
+        child = spawn(directory)
+        child.send(ask("odd::answer"))
         assert child.read_to_end() == (b"", status)
-        assert "crashing (loading)" in child.stderr()
+        assert "odd (loading)" in child.stderr()
+        if end == "exit":
+            loading = {"during": "odd (loading)"}
+            check_error(child, "Native code called exit.", "odd::answer", **loading)
         child.kill()
 
 
@@ -365,33 +360,24 @@ def test_loading_ends_when_nobody_reads_stdout(spawn, stage_odd, flag):
 
 @ours
 @pytest.mark.parametrize("before", ["buffers::echo", "none::task", "buffers::none"])
-def test_the_watchdog_does_not_end_an_idle_executor(spawn, before):
+def test_the_watchdog_sleeps_beside_an_idle_executor(spawn, before):
     """After a success, a failed load or an error, no task runs."""
     child = spawn()
     child.call(*before.split("::"))
-    child.close_output()
-    time.sleep(0.4)
-    assert child.process.poll() is None
-    child.close_input()
-    assert child.wait() == 0
-    assert child.stderr() == ""
-
-
-@ours
-def test_the_watchdog_sleeps_after_the_reader_has_gone(spawn):
-    child = spawn()
-    assert child.serves()
     (watchdog,) = set(process.threads(child.pid)) - {child.pid}
     child.close_output()
 
     def sleeps():
         states = set()
-        for _ in range(20):
+        for _ in range(200):
             time.sleep(0.001)
             states.add(process.state(child.pid, watchdog))
         return states == {"S"}
 
     executor.wait_for(sleeps, "the watchdog to sleep")
+    child.close_input()
+    assert child.wait() == 0
+    assert child.stderr() == ""
 
 
 @ours
@@ -533,10 +519,9 @@ def test_a_limit_of_0_that_a_task_leaves(spawn, name, can_load):
 
 
 @ours
-@pytest.mark.parametrize("task", ["import", "run"])
-def test_a_package_can_use_the_interpreter_it_runs_in(spawn, task):
+def test_a_package_can_use_the_interpreter_it_runs_in(spawn):
     child = spawn()
-    for _ in range(2):
+    for task in ("import", "run", "import", "run"):
         assert child.call("python", task) == [1]
     assert child.finish() == (b"", 0)
     assert child.stderr() == ""

@@ -132,27 +132,14 @@ def test_each_level_has_its_lines(spawn, tmp_path, text, level, unreadable):
     """
     child = spawn(tmp_path / "none", env={"RUST_LOG": text})
     assert child.finish(request("none", "task") + bytes(4))[1] == 1
-    life = [
-        (INFO, "INFO", STARTS),
-        (WARN, "WARN", "SPIDER_TDL_PACKAGE_DIR is not a directory; requests fail"),
-        (DEBUG, "DEBUG", "Task starts."),
-        (WARN, "WARN", "A package cannot be loaded."),
-        (DEBUG, "DEBUG", "Task ended."),
-        (ERROR, "ERROR", "Protocol error on stdin."),
-    ]
-    expected = [(name, message) for at, name, message in life if level >= at]
-    found = []
-    skipped = []
-    for line in child.log_lines():
-        fields = line["fields"]
-        if "directive" in fields:
-            assert line["level"] == "WARN"
-            skipped.append(fields["directive"])
-        else:
-            message = fields["message"].partition(" until")[0]
-            found.append((line["level"], message))
-    assert found == expected, f"expected {expected}, found {found}"
-    assert skipped == unreadable
+    lines = child.log_lines()
+    warnings = [line for line in lines if "directive" in line["fields"]]
+    assert [line["fields"]["directive"] for line in warnings] == unreadable
+    assert all(line["level"] == "WARN" for line in warnings)
+    levels = {"INFO": INFO, "WARN": WARN, "DEBUG": DEBUG, "ERROR": ERROR}
+    life = "INFO WARN DEBUG WARN DEBUG ERROR".split()
+    found = [line["level"] for line in lines if line not in warnings]
+    assert found == [name for name in life if level >= levels[name]]
 
 
 # ------------------------------------------------------------------- whose task it was
@@ -254,18 +241,15 @@ def test_the_line_before_a_call_is_written_before_it(spawn):
 @ours
 def test_a_response_that_nobody_reads_names_its_task(spawn):
     child = spawn(env={"RUST_LOG": "debug"})
-    assert child.serves()
     child.close_output()
     child.send(request("odd", "answer", context=CONTEXT))
     assert child.wait() == 1
     error = child.only_error()
-    assert error.pop("message") in (
-        "The parent no longer reads responses.",
-        "The parent is gone while a task runs.",
-    )
+    # The watchdog may be faster.
+    assert "The parent " in error.pop("message")
     assert error.pop("err", "[Errno 32] Broken pipe") == "[Errno 32] Broken pipe"
     assert error == {"task": "odd::answer", **IDS}
-    assert child.stderr().count("Task ended.") == 1
+    assert "Task ended." not in child.stderr()
 
 
 @ours
@@ -380,20 +364,8 @@ def stderr():
 
 
 @ours
-def test_a_line_is_one_write(spawn, stderr):
-    reader, writer = stderr
-    child = spawn(stderr=writer, env={"RUST_LOG": "debug,bad="})
-    assert child.serves()
-    assert child.finish(bytes(4)) == (b"", 1)
-    lines = [reader.recv(1 << 20) for _ in range(5)]
-    levels = [json.loads(line)["level"] for line in lines]
-    assert levels == ["INFO", "WARN", "DEBUG", "DEBUG", "ERROR"]
-    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
-
-
-@ours
 @pytest.mark.parametrize("character", ["x", "\udcff", "\U000e0001"], ids=ascii)
-def test_a_line_has_less_than_64_kib(spawn, stderr, character):
+def test_a_line_is_one_write_of_less_than_64_kib(spawn, stderr, character):
     """The parent drops longer ones. Each character of the texts may be escaped."""
     reader, writer = stderr
     size = 100_000 // len(os.fsencode(character))
@@ -402,13 +374,14 @@ def test_a_line_has_less_than_64_kib(spawn, stderr, character):
     task = ("\0" if character == "\udcff" else character) * size
     assert child.call("buffers", task).variant == "TaskError"
     assert child.finish() == (b"", 0)
-    _, warning, start, _ = (reader.recv(1 << 20) for _ in range(4))
-    for line, field, text in (
-        (warning, "directive", f"={character * size}"),
-        (start, "task", f"buffers::{task}"),
-    ):
-        assert len(line) < 65536
-        shown = json.loads(line)["fields"][field]
+    lines = [reader.recv(1 << 20) for _ in range(5)]
+    entries = [json.loads(line) for line in lines]
+    levels = [entry["level"] for entry in entries]
+    assert levels == ["INFO", "WARN", "DEBUG", "DEBUG", "INFO"]
+    assert all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines)
+    assert max(map(len, lines)) < 65536
+    cut = [entries[1]["fields"]["directive"], entries[2]["fields"]["task"]]
+    for text, shown in zip((f"={character * size}", f"buffers::{task}"), cut):
         assert shown.endswith("...")
         assert len(shown) > 1000
         assert text.startswith(shown[:-3])
@@ -474,6 +447,7 @@ def test_prints_go_nowhere_after_stderr_broke(broken):
 )
 def test_what_a_task_did_to_stderr_stays(broken, before):
     child, reader = broken
+    assert child.serves()
     assert child.call(*before.split("::")) == [1]
     threads = process.threads(child.pid)
     found = process.descriptors(child.pid)

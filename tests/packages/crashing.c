@@ -9,9 +9,6 @@
  *     invalid_error        returns an error of 100 bytes at address 8
  *     bad_free             returns outputs whose address the executor cannot free
  *     hang, spin           waits, or computes, for ever; prints "hanging" on stderr first
- *
- * With -DWHILE_LOADING=f, a thread runs f(NULL) while the library is loaded, and the main thread waits for it. Such
- * functions are write_to_null and call_exit.
  */
 #include "abi.h"
 
@@ -81,20 +78,6 @@ static Result crash_in_a_thread(View inputs, long argument)
     pthread_join(thread, NULL);
     return number(0);
 }
-
-#ifdef WHILE_LOADING
-__attribute__((unused)) static void *call_exit(void *argument)
-{
-    exit(0);
-}
-
-__attribute__((constructor)) static void load(void)
-{
-    pthread_t thread;
-    pthread_create(&thread, NULL, WHILE_LOADING, NULL);
-    pthread_join(thread, NULL);
-}
-#endif
 
 static Result invalid_outputs(View inputs, long length)
 {
