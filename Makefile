@@ -123,7 +123,7 @@ soak: $(VENV)/.test
 # What `make test` does in short: mutated streams, damaged libraries, odd buffers, forks and exits, many times.
 fuzz: $(VENV)/.test
 	SPIDER_FUZZ_FULL=1 $(VENV)/bin/python -m pytest --timeout 3600 \
-		-k "sdk or stream or memory or mutat or elf_header or threads_that_fork or exit_in_a_signal or sigint_during"
+		-k "sdk or stream or memory or mutat or elf or threads_that_fork or threads_that_exit or exit_in_a_signal"
 
 clean:
 	rm -rf build dist $(VENV)

@@ -263,7 +263,7 @@ def decode_request(
 ) -> tuple[Execute | Shutdown, int]:
     """Read the body of a request."""
     reader = _Reader(buffer, offset, end)
-    tag = _read_tag(reader, "request", "0 (Execute)", "1 (Shutdown)")
+    tag = _read_tag(reader, "a request", "0 (Execute)", "1 (Shutdown)")
     if tag == _SHUTDOWN:
         return Shutdown(), reader.offset
     request = Execute(
@@ -293,9 +293,9 @@ def decode_names(
 def _read_tag(reader: _Reader, name: str, *variants: str) -> int:
     """Read the index of a variant of an enum."""
     start = reader.offset
-    tag: int = reader.number(_LE_U32, f"the {name} tag")
+    tag: int = reader.number(_LE_U32, f"{name} tag")
     if tag >= len(variants):
-        expected = f"{name} tag {' or '.join(variants)}"
+        expected = f"{name} tag, {' or '.join(variants)}"
         raise _unexpected(expected, f"tag {tag}", start)
     return tag
 
@@ -409,8 +409,8 @@ def decode_response(
 ) -> tuple[Result, int]:
     """Read the body of a response."""
     reader = _Reader(buffer, offset, end)
-    _read_tag(reader, "response", "0 (Result)")
-    tag = _read_tag(reader, "outcome", "0 (Success)", "1 (Failure)")
+    _read_tag(reader, "a response", "0 (Result)")
+    tag = _read_tag(reader, "an outcome", "0 (Success)", "1 (Failure)")
     outcome: Success | Failure
     if tag == SUCCESS:
         outcome = Success(_read_vector(reader, "outputs"))

@@ -123,29 +123,30 @@ def _serve_process() -> NoReturn:
     status = _EXIT_FAILURE
     is_serving = False
     # Memory for the ERROR line, if there is no other.
-    reserve = bytearray(32 << 10)
+    reserve = bytearray(32768)
     try:
-        _set_default_signals()
+        _restore_signals()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
+        # These warnings appear at every level.
+        always = _Log(log.fd, _WARN)
         for directive in unreadable:
-            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped a directive."
-            # At every level.
-            _Log(log.fd, _WARN).write(_WARN, message, directive=directive)
+            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
+            always.write(_WARN, message, directive=directive)
+        if os.isatty(input_fd):
+            message = "stdin is a terminal; see --help for the commands."
+            always.write(_WARN, message)
         manager = TdlPackageManager(_package_dir(log))
         channel = _Channel(input_fd, output_fd, state.pid)
         _restore_environment()
-        _restore_locale()
-        _unbuffer_stdout()
+        _restore_libc()
         _guard(state, output_fd)
         is_serving = True
         _serve(channel, manager, state)
         log.write(_INFO, "Executor exits.")
         status = 0
     except _ForkedChild:
-        message = (
-            "A child forked by a package returned into the executor; it was ended."
-        )
+        message = "A child forked by a package returned into the executor."
         log.write(_ERROR, message, parent=state.pid, **state.task_fields())
         os._exit(_EXIT_FAILURE)
     except Exception as error:
@@ -166,7 +167,8 @@ def _ending(error: Exception) -> str:
     """Say what has ended the loop."""
     if isinstance(error, ProtocolError):
         return "Protocol error on stdin."
-    if isinstance(error, MemoryError):
+    if isinstance(error, (MemoryError, SystemError)):
+        # CPython can raise SystemError if it has no memory for a frame.
         return "Out of memory."
     if isinstance(error, BrokenPipeError):
         return "The parent no longer reads responses."
@@ -177,7 +179,7 @@ def _ending(error: Exception) -> str:
     return "The pipe to the parent broke."
 
 
-def _set_default_signals() -> None:
+def _restore_signals() -> None:
     """Undo what Python does to signals, except for SIGPIPE, which stays ignored."""
     # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -268,17 +270,11 @@ def _restore_environment() -> None:
         os.environb[b"LC_CTYPE"] = value
 
 
-def _restore_locale() -> None:
-    """Set the C locale, as in a program that has not called setlocale."""
-    lc_all = 6
-    _libc.setlocale(lc_all, b"C")
-
-
-def _unbuffer_stdout() -> None:
-    """Write what tasks print at once, so that it survives a crash."""
-    unbuffered = 2  # _IONBF
+def _restore_libc() -> None:
+    """Set the C locale, and write what tasks print at once: it must survive a crash."""
+    _libc.setlocale(6, b"C")  # LC_ALL
     stdout = c_void_p.in_dll(_libc, "stdout")
-    _libc.setvbuf(stdout, None, unbuffered, c_size_t(0))
+    _libc.setvbuf(stdout, None, 2, c_size_t(0))  # _IONBF
 
 
 # ------------------------------------------------------------------------------ serve
@@ -337,7 +333,9 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             elapsed_us, size = answer(started)
         except ExecutorError as error:
             outcome = error.variant
-            data = _encode_error(error)
+            data = error.encode()
+            if len(data) > protocol.RESPONSE_DATA_MAX:
+                data = _too_large("an error", len(data)).encode()
             size = len(data)
             elapsed_us = channel.send(FAILURE, data, started)
         if log.level >= _DEBUG:
@@ -376,8 +374,7 @@ def _load(name: str, manager: TdlPackageManager, state: _State) -> TdlPackage:
     try:
         package = manager.load(name)
     except ExecutorError as error:
-        message = "A package cannot be loaded."
-        state.log.write(_WARN, message, package=name, err=error)
+        state.log.write(_WARN, "A package cannot be loaded.", package=name, err=error)
         raise
     finally:
         state.is_running = False
@@ -421,9 +418,9 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
 
 _FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
 # Up to this size, data is copied so that a response is one write.
-_COPY_MAX = 32 << 10
-_PIPE_SIZE = 64 << 10
-_LARGE_PIPE_SIZE = 256 << 10
+_COPY_MAX = 32768
+_PIPE_SIZE = 65536
+_LARGE_PIPE_SIZE = 262144
 # fcntl.h of Linux. The module fcntl has these names since CPython 3.10 only.
 _F_SETPIPE_SZ = 1031
 _F_GETPIPE_SZ = 1032
@@ -499,11 +496,15 @@ class _Channel:
         elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
-        parts = [head, data, protocol.response_tail(elapsed_us)]
+        tail = protocol.response_tail(elapsed_us)
         if size <= _COPY_MAX:
-            parts = [b"".join(parts)]
-        elif size > _PIPE_SIZE:
+            frame = b"".join((head, data, tail))
+            while frame:
+                frame = frame[os.write(self._output_fd, frame) :]
+            return elapsed_us
+        if size > _PIPE_SIZE:
             _enlarge_pipe(self._output_fd)
+        parts = [head, data, tail]
         while parts:
             count = os.writev(self._output_fd, parts)
             while parts and count >= len(parts[0]):
@@ -540,7 +541,8 @@ class _Result(ctypes.Structure):
     _fields_ = [("is_error", c_uint8), ("pointer", c_void_p), ("length", c_size_t)]
 
 
-# The three fields of a _Result, with the padding of the platform.
+# The fields of a _Version, and those of a _Result with the platform's padding.
+_unpack_version = Struct("III").unpack_from
 _unpack_result = Struct("BPN").unpack_from
 
 # The symbol and the signature of each function. The package owns the memory of its
@@ -559,7 +561,7 @@ _EXECUTE = (
 # The version of the package ABI is the version of Spider's executor.
 _ABI_VERSION = (0, 1, 0)
 # A longer name means that the package did not set the length.
-_DECLARED_NAME_MAX = 64 << 10
+_DECLARED_NAME_MAX = 65536
 
 _libc.dlopen.restype = c_void_p
 _libc.dlsym.argtypes = [c_void_p, c_char_p]
@@ -595,9 +597,8 @@ class TdlPackageManager:
         failure, the next request tries again. Raises ExecutorError.
         """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            rule = "it is empty, '.' or '..', or it contains '/' or NUL"
-            problem = f"{name[:20]!a} cannot be the name of a package: {rule}"
-            raise _invalid_library(problem, self._package_dir)
+            rule = "a package name is not empty, '.' or '..' and has no '/' or NUL"
+            raise _invalid_library(f"{rule}; found {name!a}", self._package_dir)
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
@@ -626,11 +627,10 @@ class TdlPackage:
         if self._library is None:
             raise self._loader_error()
         try:
-            version = self._function(_GET_VERSION)()
+            version = _unpack_version(self._function(_GET_VERSION)())
             # The major number of this executor is 0, so major and minor must match.
-            if (version.major, version.minor) != _ABI_VERSION[:2]:
-                found = (version.major, version.minor, version.patch)
-                raise ExecutorError("IncompatibleVersion", found + _ABI_VERSION)
+            if version[:2] != _ABI_VERSION[:2]:
+                raise ExecutorError("IncompatibleVersion", version + _ABI_VERSION)
             self.name = self._declared_name()
             if self.name in taken:
                 raise ExecutorError("DuplicatePackage", self.name)
@@ -682,13 +682,6 @@ def _outputs(pointer: int | None, size: int) -> Any:
         _free(pointer)
         raise _too_large("outputs", size)
     return _read_memory(pointer, size)
-
-
-def _encode_error(error: ExecutorError) -> bytes:
-    data = error.encode()
-    if len(data) > protocol.RESPONSE_DATA_MAX:
-        data = _too_large("an error", len(data)).encode()
-    return data
 
 
 def _too_large(what: str, size: int) -> ExecutorError:
@@ -818,7 +811,7 @@ _ExitHandler = CFUNCTYPE(None, c_void_p)
 # each of many threads that exit together.
 _EXIT_HANDLERS = 64
 # RLIMIT_STACK, the default size, can be as large as the limit on all memory.
-_WATCHDOG_STACK_SIZE = 256 << 10
+_WATCHDOG_STACK_SIZE = 262144
 
 
 def _guard(state: _State, output_fd: int) -> None:
@@ -1008,14 +1001,10 @@ def _escape_character(code: int) -> str:
     return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
 
 
-# ------------------------------------------------------------------------------- handle
+# ----------------------------------------------------------------------------- handle
 
 # How long an executor may take to end, in seconds.
 _END_TIMEOUT = 5.0
-# A child that a task forked can hold the pipes of an executor that has ended. While a
-# handle waits, it looks for the end of the process so often, in milliseconds.
-_LOOK_INTERVAL = 1000
-_READ_SIZE = 64 << 10
 
 # python3 -ISc _START DIRECTORY [ARGUMENT ...] starts this program faster than -m.
 # DIRECTORY has both modules. It may also be the archive.
@@ -1056,12 +1045,11 @@ class ExecutorCrash(Exception):
         self.exit_code = status
         self.signal: str | None = None
         if status is not None and status < 0:
+            from signal import Signals
+
+            names = {-number: number.name for number in Signals}
             self.exit_code = None
-            self.signal = f"signal {-status}"
-            # Not from the module `signal`, which may not be imported at the very end.
-            for name, number in sorted(vars(_signal).items(), reverse=True):
-                if number == -status and name.startswith("SIG"):
-                    self.signal = name
+            self.signal = names.get(status, f"signal {-status}")
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -1148,17 +1136,14 @@ class ExecutorHandle:
 
         `values` are what protocol.pack takes, `context` is a TaskContext, and `timeout`
         is in seconds. Raises ExecutorError if the task failed, TaskTimeout,
-        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError or
-        ValueError for the timeout, and RuntimeError if the executor has ended before,
-        another thread is using it, or it belongs to another process.
+        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError for
+        the timeout, and RuntimeError if the executor has ended before, another thread
+        is using it, or it belongs to another process.
         """
-        raw_ctx = (protocol.TaskContext() if context is None else context).encode()
+        context = context or protocol.TaskContext()
         payload = protocol.pack_values(*values)
-        request = protocol.Execute(package, task_func, raw_ctx, payload)
-        outcome = self.request(request, timeout).outcome
-        if isinstance(outcome, protocol.Failure):
-            raise protocol.decode_executor_error(outcome.error)[0]
-        return protocol.unpack_values(outcome.outputs)
+        request = protocol.Execute(package, task_func, context.encode(), payload)
+        return protocol.unpack_values(_outputs_of(self.request(request, timeout)))
 
     def request(
         self, request: protocol.Execute, timeout: float | None = None
@@ -1171,16 +1156,16 @@ class ExecutorHandle:
         deadline = _deadline(timeout)
         self._acquire()
         try:
-            if self._process.returncode is not None:
+            if self._input.closed:
                 raise RuntimeError(
                     "the executor of this handle has ended; spawn another one"
                 )
             return self._exchange(frame, deadline)
         except BaseException:
-            self._kill_process()
+            self._end()
             raise
         finally:
-            self._release()
+            self._lock.release()
 
     def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
         """End the executor, and kill it if it takes more than `timeout` seconds.
@@ -1194,14 +1179,14 @@ class ExecutorHandle:
             return None
         self._acquire()
         try:
-            if self._process.poll() is None:
+            if not self._input.closed:
                 shutdown = protocol.encode_request(protocol.Shutdown())
                 self._write(memoryview(protocol.encode_frame(shutdown)))
                 self._input.close()
                 self._wait(deadline)
         finally:
-            self._kill_process()
-            self._release()
+            self._end()
+            self._lock.release()
         return self._status()
 
     def kill(self) -> None:
@@ -1215,7 +1200,8 @@ class ExecutorHandle:
         self._kill_process()
         # If a thread is in `execute`, that one closes the pipes.
         if self._lock.acquire(False):
-            self._release()
+            self._close_pipes()
+            self._lock.release()
 
     def __enter__(self) -> ExecutorHandle:
         return self
@@ -1241,47 +1227,37 @@ class ExecutorHandle:
                 "another thread is using this handle, which runs one request at a time"
             )
 
-    def _release(self) -> None:
-        if self._process.returncode is not None:
-            self._close_pipes()
-        self._lock.release()
-
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         """Write the request and read the response, both as far as the pipes allow."""
         received = bytearray()
         end = protocol.FRAME_HEADER_SIZE
         pipes = select.poll()
         pipes.register(self._output, select.POLLIN)
-        unsent = self._write(memoryview(frame))
-        if unsent:
-            pipes.register(self._input, select.POLLOUT)
+        pipes.register(self._input, select.POLLOUT)
+        unsent = memoryview(frame)
         while unsent or len(received) < end:
-            remaining = max(0.0, deadline - time.monotonic())
-            ready = pipes.poll(min(1000 * remaining, _LOOK_INTERVAL))
-            if not ready and not remaining:
-                raise TaskTimeout(
-                    "no response within the timeout; the executor was killed"
-                )
             if unsent:
                 unsent = self._write(unsent)
                 if not unsent:
                     pipes.unregister(self._input)
-            # Look for the end first: a reply may precede it.
-            has_ended = self._process.poll() is not None
-            data = self._output.read(_READ_SIZE)
-            if data:
-                received += data
-                if len(received) >= protocol.FRAME_HEADER_SIZE:
-                    end = protocol.frame_end(received, 0)
-                if len(received) > end:
-                    raise ProtocolError(
-                        "expected one response,"
-                        f" found {len(received) - end} more bytes after it"
-                    )
-            elif has_ended or data is not None:
+            remaining = max(0.0, deadline - time.monotonic())
+            # A day at a time: poll cannot wait longer than 24 days.
+            if not pipes.poll(min(1000 * remaining, 86400000)) and not remaining:
+                raise TaskTimeout(
+                    "no response within the timeout; the executor was killed"
+                )
+            data = self._output.read(65536)
+            if data == b"":
                 raise self._end_of_output(deadline)
-        body = memoryview(received)[protocol.FRAME_HEADER_SIZE :]
-        return protocol.decode_response(body)[0]
+            received += data or b""
+            if len(received) >= protocol.FRAME_HEADER_SIZE:
+                end = protocol.frame_end(received, 0)
+            if len(received) > end:
+                more = len(received) - end
+                raise ProtocolError(
+                    f"expected one response, found {more} more bytes after it"
+                )
+        return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE)[0]
 
     def _write(self, data: memoryview) -> memoryview:
         """Write as much as the pipe takes. Return the rest."""
@@ -1311,6 +1287,10 @@ class ExecutorHandle:
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
 
+    def _end(self) -> None:
+        self._kill_process()
+        self._close_pipes()
+
     def _kill_process(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
@@ -1322,6 +1302,13 @@ class ExecutorHandle:
         self._output.close()
         # In a fork of the owner, Popen would warn that the process is still running.
         self._process.poll()
+
+
+def _outputs_of(result: protocol.Result) -> bytes:
+    """Return the payload of a response. Raises ExecutorError."""
+    if isinstance(result.outcome, protocol.Failure):
+        raise protocol.decode_executor_error(result.outcome.error)[0]
+    return result.outcome.outputs
 
 
 def _open_pipe(reader: Any, writer: Any) -> list[Any]:
@@ -1344,15 +1331,11 @@ def _open_pipe(reader: Any, writer: Any) -> list[Any]:
 
 
 def _deadline(timeout: float | None) -> float:
-    """Return when a timeout ends. Raises TypeError, ValueError."""
-    if timeout is None:
-        timeout = float("inf")
-    if not timeout > float("-inf"):
-        raise ValueError(f"timeout: expected seconds or None, found {timeout}")
-    return time.monotonic() + timeout
+    """Return when a timeout in seconds ends. Raises TypeError."""
+    return time.monotonic() + (float("inf") if timeout is None else timeout)
 
 
-# ----------------------------------------------------------------------------- commands
+# --------------------------------------------------------------------------- commands
 
 _EXIT_USAGE = 2
 _EXIT_NO_REPLY = 3
@@ -1407,10 +1390,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _restore_environment()
     # While SIGCHLD is ignored, exit statuses are lost.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    for number in (_signal.SIGTERM, _signal.SIGHUP):
-        # Unwind, so that no executor is left.
-        if _signal.getsignal(number) == _signal.SIG_DFL:
-            _signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
@@ -1428,9 +1407,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except OSError as error:
-        if error.filename is None:
-            _complain(f"executor: cannot be started: {error.strerror}", _EXIT_FAILURE)
         problem = error.strerror
+        if error.filename is None:
+            _complain(f"executor: cannot be started: {problem}", _EXIT_FAILURE)
         if isinstance(error, FileNotFoundError) and os.path.exists(error.filename):
             problem = "the interpreter in its first line does not exist"
         _complain(f"{error.filename}: {problem}")
@@ -1549,20 +1528,6 @@ def _write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def _read_stdin() -> bytes:
-    data = b""
-    try:
-        # It may be a pipe that does not block.
-        while select.select([0], [], []):
-            part = os.read(0, _READ_SIZE)
-            if not part:
-                break
-            data += part
-    except OSError as error:
-        _complain(f"stdin: {error.strerror}")
-    return data
-
-
 def _run(options: argparse.Namespace) -> int:
     request = _request(options)
     try:
@@ -1583,11 +1548,10 @@ def _request(options: argparse.Namespace) -> protocol.Execute:
         payload = protocol.pack_values(*values)
         if options.commit:
             context.task_id = "Commit"
-            context.graph_outputs = bytes([0]) + payload
+            context.graph_outputs = b"\0" + payload
             payload = protocol.pack_values()
-        request = protocol.Execute(
-            options.package, options.task, context.encode(), payload
-        )
+        raw_ctx = context.encode()
+        request = protocol.Execute(options.package, options.task, raw_ctx, payload)
         protocol.encode_frame(protocol.encode_request(request))
     except ProtocolError as error:
         _complain(f"no request can carry this: {error}")
@@ -1597,44 +1561,41 @@ def _request(options: argparse.Namespace) -> protocol.Execute:
 def _read_value(text: str) -> Any:
     import json
 
-    data: str | bytes = text
-    hint = ""
-    if text == "-":
-        data = _read_stdin()
-    elif text.startswith("@") and text != "@":
-        with open(text[1:], "rb") as file:
-            data = file.read()
-    elif text.startswith("-"):
-        hint = " (options go before PACKAGE)"
-    else:
-        hint = """ (a string is written as '"text"', a file as @FILE)"""
+    data: Any = text
+    source = 0 if text == "-" else text[1:]
     try:
+        if text == "-" or (source and text.startswith("@")):
+            with open(source, "rb", closefd=text != "-") as file:
+                data = file.read()
         return json.loads(data)
+    except OSError as error:
+        _complain(f"{source or 'stdin'}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        _complain(f"VALUE {text[:40]}: expected JSON: {error}{hint}")
+        hint = "options go before PACKAGE"
+        if not text.startswith("-"):
+            hint = """a string is written as '"text"', a file as @FILE"""
+        _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
 
 
 def _repeat(
     options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
 ) -> bytes:
     """Execute --repeat times and say how long it took. Return the last outputs."""
-    outputs = b""
-    samples = []
+    from statistics import median_low
+
+    round_trips = []
+    elapsed = []
     for _ in range(options.repeat):
         started = time.monotonic_ns()
         result = executor.request(request, options.timeout)
-        round_trip = (time.monotonic_ns() - started) // 1000
-        samples.append((round_trip, result.elapsed_us))
-        if isinstance(result.outcome, protocol.Failure):
-            raise protocol.decode_executor_error(result.outcome.error)[0]
-        outputs = result.outcome.outputs
+        round_trips.append((time.monotonic_ns() - started) // 1000)
+        elapsed.append(result.elapsed_us)
+        outputs = _outputs_of(result)
     if options.repeat == 1:
         _say(f"elapsed: {result.elapsed_us} µs")
-        return outputs
-    from statistics import median_low
-
-    for name, times in zip(("round trip", "elapsed_us"), zip(*samples)):
-        _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
+    else:
+        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
+            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
     return outputs
 
 
@@ -1663,18 +1624,15 @@ def _check(options: argparse.Namespace) -> int:
     serving: list[str] = []
     executor = None
     for name in names:
-        waiting = [name]
-        if executor is None:
-            executor = ExecutorHandle(options.package_dir, env=environment)
-            # Packages clash only with what is loaded.
-            waiting = [*serving, name]
         try:
-            for package in waiting:
-                verdict = _verdict(executor, package, options.timeout)
+            if executor is None:
+                executor = ExecutorHandle(options.package_dir, env=environment)
+                # Packages can clash with what is loaded.
+                for package in serving:
+                    _verdict(executor, package, options.timeout)
+            verdict = _verdict(executor, name, options.timeout)
         except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
             verdict = str(error)
-            if package != name:
-                verdict = f"not checked: {package} failed the second time: {error}"
             executor = None
         if verdict == _SERVES:
             serving.append(name)
@@ -1692,29 +1650,27 @@ def _package_names(package_dir: str) -> list[str]:
     others: list[str] = []
     for name in fnmatch.filter(sorted(os.listdir(package_dir)), "[!.]*"):
         try:
-            files = fnmatch.filter(
-                os.listdir(os.path.join(package_dir, name)), "lib*.so"
-            )
+            files = os.listdir(os.path.join(package_dir, name))
         except NotADirectoryError:
             continue
         except OSError:
             # The executor says why.
-            files = ["unknown"]
-        (names if files else others).append(name)
+            files = ["lib.so"]
+        (names if fnmatch.filter(files, "lib*.so") else others).append(name)
     if others:
         _say(f"skipped, because there is no lib*.so: {', '.join(others)}")
     return names
 
 
 def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
-    context = protocol.TaskContext().encode()
-    payload = protocol.pack_values()
-    request = protocol.Execute(package, _CHECK_TASK, context, payload)
-    outcome = executor.request(request, timeout).outcome
-    if isinstance(outcome, protocol.Success):
-        return _SERVES
-    error = protocol.decode_executor_error(outcome.error)[0]
-    return _SERVES if error.variant == "TaskError" else str(error)
+    raw_ctx = protocol.TaskContext().encode()
+    request = protocol.Execute(package, _CHECK_TASK, raw_ctx, protocol.pack_values())
+    try:
+        _outputs_of(executor.request(request, timeout))
+    except ExecutorError as error:
+        if error.variant != "TaskError":
+            return str(error)
+    return _SERVES
 
 
 if __name__ == "__main__":

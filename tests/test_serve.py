@@ -215,7 +215,10 @@ def test_what_no_response_can_carry_is_an_error(spawn, task, numbers):
     child = spawn(env=PERTURB)
     for _ in range(2):
         error = child.call("buffers", task)
-        assert (error.variant, error.content.variant) == ("TaskError", "SerializationError")
+        assert (error.variant, error.content.variant) == (
+            "TaskError",
+            "SerializationError",
+        )
         assert all(str(number) in error.content.text for number in numbers)
     assert child.serves()
 

@@ -228,7 +228,10 @@ def test_a_failing_init_fails_each_request_for_its_package_alone(spawn):
 )
 def test_wrong_inputs_are_a_deserialization_error(spawn, request, task, values, text):
     error = spawn().call(package_of(task), task, *values)
-    assert (error.variant, error.content.variant) == ("TaskError", "DeserializationError")
+    assert (error.variant, error.content.variant) == (
+        "TaskError",
+        "DeserializationError",
+    )
     assert error.content.text
     # The words are those of the project's SDK.
     assert request.config.getoption("--package-dir") or re.search(
