@@ -29,16 +29,11 @@ def run_make(directory, interpreter, **env):
     for name in ("Makefile", "protocol.py", "spider_executor.py"):
         shutil.copy(build.ROOT / name, directory)
     variables = [f"PYTHON={PYTHON}", f"INTERPRETER={interpreter}"]
-    # `make test` passes its own variables on.
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if "MAKE" not in name and name != "DIST"
-    }
     done = subprocess.run(
         ["make", "-s", *variables, "dist/spider-task-executor"],
         cwd=directory,
-        env={**inherited, **env},
+        # `make test` would pass its own variables on.
+        env={"PATH": os.environ["PATH"], **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=executor.DEADLINE,
@@ -81,13 +76,8 @@ def works(package_dir, spawn):
             (["run", *TASK], "[55]\n"),
             (["check", "complex"], "complex    serves\n1 of 1 packages serve\n"),
         ):
-            output = subprocess.check_output(
-                [*command, *arguments],
-                env=env,
-                timeout=executor.DEADLINE,
-                text=True,
-                **options,
-            )
+            line = [*command, *arguments]
+            output = subprocess.check_output(line, env=env, text=True, **options)
             assert output == expected
 
     return works

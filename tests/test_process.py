@@ -35,7 +35,6 @@ CLEAN_ENDS = {
     "a shutdown and a large length": (SHUTDOWN + b"\xff" * 4, []),
     "a shutdown and half a header": (SHUTDOWN + b"\0\0", []),
     "a shutdown and a request": (SHUTDOWN + ECHO, []),
-    "a shutdown and rubbish": (SHUTDOWN + encode_frame(b"\xff" * 9), []),
     "a longer shutdown": (encode_frame(SHUTDOWN[4:] + b"more"), []),
 }
 
@@ -60,7 +59,6 @@ MALFORMED = {
         ECHO[:20],
         "expected the rest of a frame, found the end after 20 bytes",
     ),
-    "one byte missing": (ECHO[:-1], f"found the end after {len(ECHO) - 1} bytes"),
     "a body one byte too long": (
         b"\x00\x80\x00\x01",
         "at most 8388608 bytes, found a length of 8388609",
@@ -73,15 +71,9 @@ MALFORMED = {
         b"GET / HTTP/1.1\r\n\r\n",
         "at most 8388608 bytes, found a length of 1195725856",
     ),
-    "a little-endian length": (
-        little(39, 4) + bytes(39),
-        "found a length of 654311424",
-    ),
     "an empty body": (bytes(4), "offset 0"),
     "half a tag": (encode_frame(b"\0\0"), "offset 0"),
     "an unknown tag": (encode_frame(little(7, 4)), "found tag 7 at offset 0"),
-    "a big-endian tag": (encode_frame(b"\0\0\0\1"), "found tag 16777216 at offset 0"),
-    "no fields": (encode_frame(NO_PACKAGE), "offset 4"),
     "a package past the end": (
         encode_frame(NO_PACKAGE + little(2**64 - 1) + bytes(40)),
         "package",
@@ -372,10 +364,7 @@ def test_signals_that_the_parent_ignores_or_blocks_stay_so(spawn):
     assert found == expected
 
 
-@pytest.mark.parametrize("soft", [64, 4096])
-def test_the_executor_changes_no_limit(
-    spawn, build_package, tmp_path, package_dir, soft
-):
+def test_the_executor_changes_no_limit(spawn, build_package, tmp_path, package_dir):
     """Not even back to what it was, after an init function has changed it."""
     init = "-DINIT=(setrlimit(RLIMIT_NOFILE, &(struct rlimit){100, 4096}), number(0))"
     changing = odd.build(build_package, "-include", "sys/resource.h", init)
@@ -383,9 +372,9 @@ def test_the_executor_changes_no_limit(
     for name in ("process", "buffers"):
         (tmp_path / name).symlink_to(package_dir / name)
 
-    child = spawn(tmp_path, shell=f'ulimit -n 4096 && ulimit -Sn {soft} && exec "$@"')
+    child = spawn(tmp_path, shell='ulimit -n 4096; ulimit -Sn 64; exec "$@"')
     name = int(resource.RLIMIT_NOFILE)
-    assert f"\n{name} {soft} 4096\n" in child.call("process", "limits")[0]
+    assert f"\n{name} 64 4096\n" in child.call("process", "limits")[0]
     assert child.call("odd", "answer") == [1]
     assert child.call("none", "task").variant == "InvalidLibrary"
     assert child.serves()
@@ -447,8 +436,7 @@ def test_ways_to_start_it(spawn, place, command):
     path = {"PATH": f"{place}:{os.environ['PATH']}"}
     child = spawn(place / "packages", env=path, shell=command, cwd=place)
     assert child.serves()
-    assert child.finish() == (b"", 0)
-    assert child.stderr() == ""
+    child.end_silently()
 
 
 DIRECTORY = 'SPIDER_TDL_PACKAGE_DIR="$SPIDER_TDL_PACKAGE_DIR"'
@@ -470,22 +458,19 @@ ODD_PLACES = {
 
 @ours
 @build.needs("unprivileged user")
-@pytest.mark.parametrize("kind", ODD_PLACES)
-@pytest.mark.parametrize("writable", [True, False], ids=["writable", "read-only"])
-def test_odd_places_to_start_in(spawn, place, kind, writable):
-    """Several at a time, before and after there is bytecode."""
-    if not writable:
-        (place / "bin").chmod(0o555)
+@pytest.mark.parametrize("line", ODD_PLACES.values(), ids=ODD_PLACES)
+def test_odd_places_to_start_in(spawn, place, line):
+    """Two at a time, without bytecode, before there is any, and when there is some."""
     program = str(place / "bin" / "spider_executor.py")
     command = [*build.unprivileged(), PYTHON, "-IS", program]
-    options = {"command": command, "shell": ODD_PLACES[kind]}
-    for _ in range(2):
-        children = [spawn(place / "packages", **options) for _ in range(2)]
+    for mode in (0o555, 0o777, 0o777):
+        (place / "bin").chmod(mode)
+        children = [spawn(place / "packages", command, shell=line) for _ in range(2)]
         for child in children:
             output, status = child.finish(ECHO)
             assert executor.responses(output) == [[7]]
             assert (status, child.stderr()) == (0, "")
-    assert (place / "bin" / "__pycache__").exists() == writable
+        assert (place / "bin" / "__pycache__").exists() == (mode == 0o777)
 
 
 # Modules that take long to import.
