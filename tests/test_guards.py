@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from helpers import build, executor, odd, process
@@ -168,17 +169,30 @@ def test_exit_in_a_task_is_no_clean_end(spawn, task):
     check_error(child, "Native code called exit.", f"exiting::{task}")
 
 
+@contextmanager
+def full_log(spawn):
+    """An executor whose log pipe is full, and the reading end of the pipe."""
+    log, stderr = os.pipe()
+    with open(log, "rb", 0) as reader, open(stderr, "wb", 0) as writer:
+        while select.select([], [writer], [], 0)[1]:
+            writer.write(bytes(4096))
+        yield spawn(stderr=writer), reader
+
+
 @ours
 @pytest.mark.parametrize("threads", [8, 40])
 def test_threads_that_exit_together_never_end_it_cleanly(spawn, threads):
-    """Each takes one exit handler off the list of the C library."""
-    for _ in range(200 if FULL else 20):
-        child = spawn()
-        child.send(ask(f"exiting::exit_together:{threads}"))
-        assert child.read_to_end() == (b"", 1)
-        messages = {error["fields"]["message"] for error in child.errors()}
-        assert messages == {"Native code called exit."}
-        child.kill()
+    """Each takes one exit handler off the list of the C library.
+
+    The first one waits until its ERROR line is written.
+    """
+    for _ in range(200 if FULL else 3):
+        with full_log(spawn) as (child, reader):
+            child.send(ask(f"exiting::exit_together:{threads}"))
+            time.sleep(0.2)
+            reader.read(1 << 20)
+            assert child.read_to_end() == (b"", 1)
+            child.kill()
 
 
 @ours
@@ -410,13 +424,8 @@ def test_exit_handlers_have_time_when_the_parent_is_gone(spawn):
 
 @ours
 def test_the_watchdog_does_not_block_on_a_full_log_pipe(spawn):
-    log, stderr = os.pipe()
-    with open(log, "rb", 0), open(stderr, "wb", 0) as writer:
-        child = spawn(stderr=writer)
+    with full_log(spawn) as (child, _):
         child.send(ask("crashing::hang"))
-        executor.wait_for(lambda: select.select([log], [], [], 0)[0], "the task")
-        while select.select([], [writer], [], 0)[1]:
-            writer.write(bytes(4096))
         child.close_output()
         assert child.wait() == 1
 
