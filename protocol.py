@@ -488,6 +488,7 @@ for _kind, (_numbers, _base, _first, _codes) in _KINDS.items():
 
 # The most containers inside one another that pack and unpack take.
 MSGPACK_DEPTH_MAX = 256
+_TOO_DEEP = "expected fewer nested containers, found more than Python's stack can hold"
 
 
 def pack(value: Any) -> bytes:
@@ -506,9 +507,6 @@ def pack(value: Any) -> bytes:
     except RecursionError:
         raise ProtocolError(_TOO_DEEP) from None
     return bytes(out)
-
-
-_TOO_DEEP = "expected fewer nested containers, found more than Python's stack can hold"
 
 
 def _pack_into(

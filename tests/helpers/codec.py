@@ -1,31 +1,47 @@
-"""The check of a decoder's error."""
+"""What a decoder returns or raises, anywhere in each kind of buffer."""
 
-from __future__ import annotations
-
+import re
 import tracemalloc
-
-import pytest
 
 from protocol import ProtocolError, TruncatedError
 
-END = "found the end after"
+BUFFERS = (bytes, bytearray, memoryview)
+ERROR = re.compile(
+    r"expected (.+, found (?:the end after (\d+) bytes|.+)) at offset (\d+)", re.DOTALL
+)
 
 
-def refuses(decode, data: str, text: str, offset: int) -> None:
-    """Check which error a decoder raises, anywhere in each kind of buffer. A size in `data` must not be allocated."""
-    for kind in (bytes, bytearray, memoryview):
-        for start in (0, 5):
-            buffer = kind(b"\xff" * start + bytes.fromhex(data))
+def outcome(decode, buffer, start, end):
+    """Return the value as text and its size, or an error's class, text and offset."""
+    try:
+        value, after = decode(buffer, start, end)
+    except ProtocolError as error:
+        text, missing, offset = ERROR.fullmatch(str(error)).groups()
+        offset = int(offset)
+        if type(error) is TruncatedError:
+            assert offset + int(missing) == end
+        else:
+            assert start <= offset < end
+        return type(error), text, offset - start
+    assert start < after <= end
+    return repr(value), after - start
+
+
+def refuses(decode, data, text, offset):
+    """Check the error for `data`. A size in it must not be allocated.
+
+    A text that does not say what was found is that of a TruncatedError.
+    """
+    kind = ProtocolError
+    if ", found " not in text:
+        kind = TruncatedError
+        text += f", found the end after {len(data) - offset} bytes"
+    for buffer in BUFFERS:
+        for before in (b"", b"\xff" * 5):
+            around = buffer(before + data)
             tracemalloc.start()
-            try:
-                with pytest.raises(ProtocolError) as caught:
-                    decode(buffer, start)
-                assert tracemalloc.get_traced_memory()[1] < 256 * 1024
-            finally:
-                tracemalloc.stop()
-            found = (type(caught.value), str(caught.value))
-            expected = (
-                TruncatedError if END in text else ProtocolError,
-                f"expected {text} at offset {start + offset}",
-            )
-            assert found == expected, f"{found} is not {expected}"
+            found = outcome(decode, around, len(before), len(around))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert found == (kind, text, offset)
+            assert peak < 256 * 1024
