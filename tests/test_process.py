@@ -32,7 +32,6 @@ CLEAN_ENDS = {
     "a slow request": (request("process", "sleep:300"), [[300]]),
     "a shutdown": (SHUTDOWN, []),
     "a shutdown and a large length": (SHUTDOWN + b"\xff" * 4, []),
-    "a shutdown and half a header": (SHUTDOWN + b"\0\0", []),
     "a shutdown and a request": (SHUTDOWN + ECHO, []),
     "a longer shutdown": (encode_frame(SHUTDOWN[4:] + b"more"), []),
 }
@@ -65,10 +64,6 @@ MALFORMED = {
     "the longest body": (
         b"\xff" * 4,
         "at most 8388608 bytes, found a length of 4294967295",
-    ),
-    "HTTP": (
-        b"GET / HTTP/1.1\r\n\r\n",
-        "at most 8388608 bytes, found a length of 1195725856",
     ),
     "an empty body": (bytes(4), "offset 0"),
     "half a tag": (encode_frame(b"\0\0"), "offset 0"),
