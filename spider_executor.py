@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__" and sys.flags.isolated:
+if __name__ == "__main__":
     # An isolated interpreter does not look for modules in the script's directory.
     sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
@@ -35,20 +35,30 @@ import errno
 import faulthandler
 import select
 import time
-from ctypes import CFUNCTYPE, c_char, c_char_p, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import CFUNCTYPE, c_char, c_size_t, c_uint8, c_uint32, c_void_p, py_object
 from struct import Struct
 from struct import error as StructError
+from time import monotonic, monotonic_ns
 from types import FunctionType
 
 import protocol
-from protocol import FAILURE, SUCCESS, ExecutorError, ProtocolError, TdlError
+from protocol import (
+    FRAME_HEADER_SIZE,
+    RESPONSE_DATA_MAX,
+    Execute,
+    ExecutorError,
+    ProtocolError,
+    TaskContext,
+    TdlError,
+    encode_frame,
+    encode_request,
+    pack_values,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Callable, Container, Iterator, NoReturn, Sequence, Union
-
-    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+    from typing import Any, Iterator, NoReturn, Sequence
 
 __all__ = [
     "ExecutorCrash",
@@ -68,10 +78,6 @@ _libc = ctypes.CDLL(None)
 
 _EXIT_FAILURE = 1
 _PACKAGE_DIR_VARIABLE = "SPIDER_TDL_PACKAGE_DIR"
-
-
-# The ids of a task are the first bytes of its context: a few small msgpack values.
-_CONTEXT_IDS_MAX = 64
 
 
 class _ForkedChild(Exception):
@@ -94,21 +100,21 @@ class _State:
         self.is_ending = False
         self.exit_handler: Any = None
 
-    def task_fields(self) -> dict[str, object]:
+    def task_fields(self) -> Any:
         """Return the log fields that name the current task, or the last one."""
-        if not self.request:
-            return {}
-        package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
-        fields: dict[str, object] = {"task": f"{package}::{task}"}
+        fields: Any = {}
         context = self.views[1]
-        start = _read_memory(context.pointer, min(context.length, _CONTEXT_IDS_MAX))
         try:
-            ids, _ = protocol.decode_task_ids(start)
+            package, task, _ = protocol.decode_names(self.request, 0, len(self.request))
+            fields["task"] = f"{package}::{task}"
+            if self.is_loading:
+                fields["during"] = f"{package} (loading)"
+            ids, _ = protocol.decode_task_ids(
+                _read_memory(context.pointer, context.length)
+            )
             fields.update(zip(("job_id", "task_id", "task_instance_id"), ids))
         except ProtocolError:
-            pass
-        if self.is_loading:
-            fields["during"] = f"{package} (loading)"
+            pass  # There was no task yet, or its context cannot be decoded.
         return fields
 
 
@@ -121,39 +127,48 @@ def _serve_process() -> NoReturn:
     log = _Log(2, level)
     state = _State(log)
     status = _EXIT_FAILURE
-    is_serving = False
     # Memory for the ERROR line, if there is no other.
     reserve = bytearray(32768)
     try:
-        _restore_signals()
+        _restore_signals_and_libc()
         input_fd, output_fd, log.fd = _take_standard_streams()
         log.write(_INFO, "Executor starts.")
         # These warnings appear at every level.
         always = _Log(log.fd, _WARN)
         for directive in unreadable:
-            message = "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one."
-            always.write(_WARN, message, directive=directive)
+            always.write(
+                _WARN,
+                "RUST_LOG: expected LEVEL or TARGET=LEVEL; skipped one.",
+                directive=directive,
+            )
         if os.isatty(input_fd):
-            message = "stdin is a terminal; see --help for the commands."
-            always.write(_WARN, message)
+            always.write(_WARN, "stdin is a terminal; see --help for the commands.")
         manager = TdlPackageManager(_package_dir(log))
-        channel = _Channel(input_fd, output_fd, state.pid)
+        channel = _Channel(input_fd, output_fd)
         _restore_environment()
-        _restore_libc()
         _guard(state, output_fd)
-        is_serving = True
         _serve(channel, manager, state)
         log.write(_INFO, "Executor exits.")
         status = 0
     except _ForkedChild:
-        message = "A child forked by a package returned into the executor."
-        log.write(_ERROR, message, parent=state.pid, **state.task_fields())
+        log.write(
+            _ERROR,
+            "A child forked by a package returned into the executor.",
+            parent=state.pid,
+            **state.task_fields(),
+        )
         os._exit(_EXIT_FAILURE)
+    except ProtocolError as error:
+        log.write(_ERROR, "Protocol error on stdin.", err=error)
     except Exception as error:
         reserve.clear()
-        message = _ending(error) if is_serving else "The executor cannot start."
-        fields = {} if isinstance(error, ProtocolError) else state.task_fields()
-        log.write(_ERROR, message, err=str(error) or type(error).__name__, **fields)
+        # Without a request, it is the start that has failed.
+        log.write(
+            _ERROR,
+            _ending(error) if state.request else "The executor cannot start.",
+            err=str(error) or type(error).__name__,
+            **state.task_fields(),
+        )
     finally:
         state.is_ending = True
         try:
@@ -165,8 +180,6 @@ def _serve_process() -> NoReturn:
 
 def _ending(error: Exception) -> str:
     """Say what has ended the loop."""
-    if isinstance(error, ProtocolError):
-        return "Protocol error on stdin."
     if isinstance(error, (MemoryError, SystemError)):
         # CPython can raise SystemError if it has no memory for a frame.
         return "Out of memory."
@@ -179,15 +192,22 @@ def _ending(error: Exception) -> str:
     return "The pipe to the parent broke."
 
 
-def _restore_signals() -> None:
-    """Undo what Python does to signals, except for SIGPIPE, which stays ignored."""
+def _restore_signals_and_libc() -> None:
+    """Undo what Python does to signals and to the C library.
+
+    SIGPIPE stays ignored.
+    """
     # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
+    _libc.setlocale(6, b"C")  # LC_ALL
+    # What tasks print is written at once: it must survive a crash.
+    stdout = c_void_p.in_dll(_libc, "stdout")
+    _libc.setvbuf(stdout, None, 2, 0)  # _IONBF
 
 
-def _take_standard_streams() -> tuple[int, int, int]:
+def _take_standard_streams() -> list[int]:
     """Move stdin, stdout and stderr to private descriptors, and give tasks others.
 
     Tasks get a stdin that is at its end, and stderr as their stdout. Raises OSError,
@@ -195,13 +215,18 @@ def _take_standard_streams() -> tuple[int, int, int]:
     """
     for fd, name in enumerate(("stdin", "stdout")):
         if not _is_inherited(fd):
-            message = f"{name} is closed; expected a pipe from the execution manager"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                f"{name} is closed; expected a pipe from the execution manager"
+            )
+        os.set_blocking(fd, True)
     if not _is_inherited(2):
         os.closerange(2, 3)
         os.set_inheritable(_open_null(), True)
-    private = (_duplicate_high(0), _duplicate_high(1), _duplicate_high(2))
-    at_end = _open_at_end()
+    # Tasks are unlikely to close high numbers.
+    first = max(3, min(os.sysconf("SC_OPEN_MAX"), 4096) - 16)
+    private = [os.dup2(fd, first + fd, inheritable=False) for fd in range(3)]
+    at_end, writing = os.pipe()
+    os.close(writing)
     os.dup2(at_end, 0)
     os.close(at_end)
     os.dup2(2, 1)
@@ -219,62 +244,46 @@ def _is_inherited(fd: int) -> bool:
         return False
 
 
-def _duplicate_high(fd: int) -> int:
-    """Duplicate fd to a high number, which tasks are unlikely to close."""
-    limit = min(os.sysconf("SC_OPEN_MAX"), 4096)
-    return os.dup2(fd, max(3, limit - 16) + fd, inheritable=False)
-
-
-def _open_at_end() -> int:
-    """Return a descriptor from which nothing can be read."""
-    reading, writing = os.pipe()
-    os.close(writing)
-    return reading
-
-
 def _open_null() -> int:
     """Open /dev/null. Some chroots have none: there, writes fail with EBADF."""
     try:
         return os.open(os.devnull, os.O_RDWR)
     except OSError:
-        return _open_at_end()
+        return os.open("/", os.O_PATH)
 
 
 def _package_dir(log: _Log) -> str:
     """Return the package directory. Raises RuntimeError if the variable is not set."""
     path = os.environ.get(_PACKAGE_DIR_VARIABLE)
     if not path:
-        state = "not set" if path is None else "empty"
         raise RuntimeError(
-            f"{_PACKAGE_DIR_VARIABLE} is {state}; expected the directory of the packages"
+            "SPIDER_TDL_PACKAGE_DIR is not set or empty;"
+            " expected the directory of the packages"
         )
     if not os.path.isdir(path):
         # It may be a volume that is mounted later.
-        message = "is not a directory; requests fail until it exists"
-        log.write(_WARN, f"{_PACKAGE_DIR_VARIABLE} {message}.", path=path)
+        log.write(
+            _WARN,
+            "SPIDER_TDL_PACKAGE_DIR is not a directory; requests fail until it exists.",
+            path=path,
+        )
     return path
 
 
 def _restore_environment() -> None:
     """Undo what Python does to LC_CTYPE when it starts in the C locale."""
-    value = os.environb.pop(b"LC_CTYPE", None)
+    value = os.environb.pop(b"LC_CTYPE", b"UTF-8")
     try:
         with open("/proc/self/environ", "rb") as file:
             _, name, rest = (b"\0" + file.read()).partition(b"\0LC_CTYPE=")
-        value = rest.partition(b"\0")[0] if name else None
+        value = rest.partition(b"\0")[0]
+        is_given = name != b""
     except OSError:
-        # Without /proc: these are the values that Python sets.
-        if value in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
-            value = None
-    if value is not None:
+        # Without /proc: Python sets these values. A variable that is missing counts
+        # as one of them, so that it does not come back.
+        is_given = value not in (b"C.UTF-8", b"C.utf8", b"UTF-8")
+    if is_given:
         os.environb[b"LC_CTYPE"] = value
-
-
-def _restore_libc() -> None:
-    """Set the C locale, and write what tasks print at once: it must survive a crash."""
-    _libc.setlocale(6, b"C")  # LC_ALL
-    stdout = c_void_p.in_dll(_libc, "stdout")
-    _libc.setvbuf(stdout, None, 2, c_size_t(0))  # _IONBF
 
 
 # ------------------------------------------------------------------------------ serve
@@ -294,12 +303,11 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
     log = state.log
     buffer = channel.buffer
     address = channel.address
-    views = state.views
-    # The payload without values: a count of 0.
+    # The payload without values: a count of 0, in 4 bytes.
     empty_payload = c_uint32(0)
     # For each task, the function that answers its requests. The key is the bytes of a
     # request up to the end of task_func.
-    answers: dict[bytes, Callable[[int], tuple[int, int]]] = {}
+    answers: dict[bytes, Any] = {}
 
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
@@ -309,20 +317,27 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
             log.write(_INFO, "Received shutdown request.")
             return
         task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size = fields
-        task = address + task_at
-        context = address + ctx_at
         inputs = address + inputs_at
         if inputs_size == 0:
             # The inputs of a cleanup task have zero bytes, which Rust packages refuse.
             inputs = ctypes.addressof(empty_payload)
-            inputs_size = ctypes.sizeof(empty_payload)
-        _set_views(views, 0, task, task_size, context, ctx_size, inputs, inputs_size)
+            inputs_size = 4
+        _set_views(
+            state.views,
+            0,
+            address + task_at,
+            task_size,
+            address + ctx_at,
+            ctx_size,
+            inputs,
+            inputs_size,
+        )
         key = buffer[start : task_at + task_size]
         state.request = key
         if log.level >= _DEBUG:
             log.write(_DEBUG, "Task starts.", **state.task_fields())
 
-        started = time.monotonic_ns()
+        started = monotonic_ns()
         outcome = "success"
         try:
             answer = answers.get(key)
@@ -334,10 +349,10 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
         except ExecutorError as error:
             outcome = error.variant
             data = error.encode()
-            if len(data) > protocol.RESPONSE_DATA_MAX:
+            if len(data) > RESPONSE_DATA_MAX:
                 data = _too_large("an error", len(data)).encode()
             size = len(data)
-            elapsed_us = channel.send(FAILURE, data, started)
+            elapsed_us = channel.send(protocol.FAILURE, data, started)
         if log.level >= _DEBUG:
             log.write(
                 _DEBUG,
@@ -359,30 +374,33 @@ def _find_task(
     name, task, _ = protocol.decode_names(key, 0, len(key))
     package = manager.loaded.get(name)
     if package is None:
-        load = _named(_load, f"{name} (loading)")
-        package = load(name, manager, state)
-    arguments = tuple(state.views)
+        # A crash in `load` is reported under this name.
+        load = _named(TdlPackageManager.load, f"{name} (loading)")
+        state.is_running = state.is_loading = True
+        try:
+            package = load(manager, name)
+        except ExecutorError as error:
+            state.log.write(
+                _WARN, "A package cannot be loaded.", package=name, err=error
+            )
+            raise
+        finally:
+            state.is_running = state.is_loading = False
+        if package.name != name:
+            state.log.write(
+                _WARN,
+                "A package declares another name.",
+                package=name,
+                declared=package.name,
+            )
     return _named(
-        _answer, f"{name}::{task}", package.execute, arguments, channel, state
+        _answer,
+        f"{name}::{task}",
+        package.execute,
+        tuple(state.views),
+        channel,
+        state,
     )
-
-
-def _load(name: str, manager: TdlPackageManager, state: _State) -> TdlPackage:
-    """Load a package. The copy that is called is named after the package."""
-    state.is_running = True
-    state.is_loading = True
-    try:
-        package = manager.load(name)
-    except ExecutorError as error:
-        state.log.write(_WARN, "A package cannot be loaded.", package=name, err=error)
-        raise
-    finally:
-        state.is_running = False
-        state.is_loading = False
-    if package.name != name:
-        message = "A package declares another name."
-        state.log.write(_WARN, message, package=name, declared=package.name)
-    return package
 
 
 def _answer(
@@ -401,7 +419,13 @@ def _answer(
     is_error, pointer, size = _unpack_result(result)
     if is_error:
         raise _package_error("TaskError", pointer, size)
-    elapsed_us = channel.send(SUCCESS, _outputs(pointer, size), started)
+    if size > RESPONSE_DATA_MAX:
+        _free(pointer)
+        raise _too_large("outputs", size)
+    if size and not pointer:
+        text = f"the task returned {size} bytes of outputs at a NULL pointer"
+        raise ExecutorError("TaskError", TdlError("SerializationError", text))
+    elapsed_us = channel.send(protocol.SUCCESS, _read_memory(pointer, size), started)
     if size:
         _free(pointer)
     return elapsed_us, size
@@ -416,7 +440,7 @@ def _named(function: Any, name: str, *defaults: object) -> Any:
 
 # ---------------------------------------------------------------------------- channel
 
-_FRAME_MAX = protocol.FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
+_FRAME_MAX = FRAME_HEADER_SIZE + protocol.FRAME_BODY_MAX
 # Up to this size, data is copied so that a response is one write.
 _COPY_MAX = 32768
 _PIPE_SIZE = 65536
@@ -427,22 +451,17 @@ _F_GETPIPE_SZ = 1032
 
 
 class _Channel:
-    """The pipes to the parent, and the buffer for requests.
+    """The pipes to the parent, and the buffer for requests. Raises MemoryError."""
 
-    `pid` is that of the executor: a child that it has not started must not answer.
-    Raises OSError, MemoryError.
-    """
-
-    def __init__(self, input_fd: int, output_fd: int, pid: int) -> None:
+    def __init__(self, input_fd: int, output_fd: int) -> None:
         self._input_fd = input_fd
         self._output_fd = output_fd
-        self._pid = pid
-        os.set_blocking(input_fd, True)
-        os.set_blocking(output_fd, True)
+        # A child that was forked by a package must not answer.
+        self._pid = os.getpid()
         # Memory at a page boundary, from which the kernel copies faster. Pages take
         # no memory before they are used.
         _libc.calloc.restype = c_void_p
-        memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), c_size_t(1))
+        memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), 1)
         if not memory:
             raise MemoryError("there is no memory for the largest frame")
         self.address: int = (memory | 4095) + 1
@@ -460,10 +479,10 @@ class _Channel:
         start = 0
         filled = 0
         while True:
-            if filled - start >= protocol.FRAME_HEADER_SIZE:
+            if filled - start >= FRAME_HEADER_SIZE:
                 end = protocol.frame_end(view, start)
                 if end <= filled:
-                    yield start + protocol.FRAME_HEADER_SIZE, end
+                    yield start + FRAME_HEADER_SIZE, end
                     start = end
                     if start == filled:
                         start = filled = 0
@@ -493,24 +512,20 @@ class _Channel:
         if os.getpid() != self._pid:
             raise _ForkedChild
         # The clock of a virtual machine can step back.
-        elapsed_us = max(0, time.monotonic_ns() - started + 500) // 1000
+        elapsed_us = max(0, monotonic_ns() - started + 500) // 1000
         size = len(data)
         head = protocol.response_head(outcome_tag, size)
         tail = protocol.response_tail(elapsed_us)
+        parts = (head, data, tail)
         if size <= _COPY_MAX:
-            frame = b"".join((head, data, tail))
-            while frame:
-                frame = frame[os.write(self._output_fd, frame) :]
-            return elapsed_us
-        if size > _PIPE_SIZE:
-            _enlarge_pipe(self._output_fd)
-        parts = [head, data, tail]
-        while parts:
-            count = os.writev(self._output_fd, parts)
-            while parts and count >= len(parts[0]):
-                count -= len(parts.pop(0))
-            if count:
-                parts[0] = memoryview(parts[0])[count:]
+            written = os.write(self._output_fd, b"".join(parts))
+        else:
+            if size > _PIPE_SIZE:
+                _enlarge_pipe(self._output_fd)
+            written = os.writev(self._output_fd, parts)
+        while written < len(head) + size + len(tail):
+            # A signal has interrupted the write.
+            written += os.write(self._output_fd, b"".join(parts)[written:])
         return elapsed_us
 
 
@@ -564,23 +579,21 @@ _ABI_VERSION = (0, 1, 0)
 _DECLARED_NAME_MAX = 65536
 
 _libc.dlopen.restype = c_void_p
-_libc.dlsym.argtypes = [c_void_p, c_char_p]
 _libc.dlsym.restype = c_void_p
-_libc.dlclose.argtypes = [c_void_p]
-_libc.dlerror.restype = c_char_p
+_libc.dlerror.restype = ctypes.c_char_p
 _free = _libc.free
 _free.argtypes = [c_void_p]
 _free.restype = None
 
 
 class TdlPackageManager:
-    """The packages of one directory.
+    """The packages of one directory, whose path is str, bytes or os.PathLike.
 
     Each is loaded when it is first requested, and stays loaded. `loaded` has the
     packages by the names that they were requested under.
     """
 
-    def __init__(self, package_dir: Path) -> None:
+    def __init__(self, package_dir: Any) -> None:
         # A relative path belongs to the directory in which the process was started.
         try:
             start = os.getcwdb()
@@ -597,8 +610,11 @@ class TdlPackageManager:
         failure, the next request tries again. Raises ExecutorError.
         """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
-            rule = "a package name is not empty, '.' or '..' and has no '/' or NUL"
-            raise _invalid_library(f"{rule}; found {name!a}", self._package_dir)
+            raise _invalid_library(
+                "a package name is not empty, '.' or '..' and has no '/' or NUL;"
+                f" found {name!a}",
+                self._package_dir,
+            )
         encoded = name.encode()
         path = b"%s/%s/lib%s.so" % (self._package_dir, encoded, encoded)
         file = os.path.realpath(path)
@@ -612,19 +628,16 @@ class TdlPackageManager:
 class TdlPackage:
     """A loaded package.
 
-    `name` is the name that it declares, which must not be in `taken`. `execute` is its
-    native function. Raises ExecutorError.
+    `name` is the name that it declares, which must not be in the set `taken`.
+    `execute` is its native function. Raises ExecutorError.
     """
 
-    def __init__(self, path: bytes, taken: Container[str] = ()) -> None:
+    def __init__(self, path: bytes, taken: Any = ()) -> None:
         self._path = path
+        self._pid = os.getpid()
         _check_elf(path)
-        pid = os.getpid()
-        self._library = _libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
-        if os.getpid() != pid:
-            # A child that was forked by a constructor must not go on.
-            raise _ForkedChild
-        if self._library is None:
+        self._library = c_void_p(_libc.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL))
+        if not self._library:
             raise self._loader_error()
         try:
             version = _unpack_version(self._function(_GET_VERSION)())
@@ -639,15 +652,24 @@ class TdlPackage:
             raise
         # From here on the library stays loaded, even after an error: threads and
         # handlers of the package may be in it.
-        if _libc.dlsym(self._library, _INIT[0]) is not None:
+        if _libc.dlsym(self._library, _INIT[0]):
             is_error, pointer, size = _unpack_result(self._function(_INIT)())
-            if os.getpid() != pid:
-                raise _ForkedChild
             if is_error:
                 raise _package_error("PackageInitError", pointer, size)
             if size:
                 _free(pointer)
         self.execute = self._function(_EXECUTE)
+
+    def _function(self, function: Any) -> Any:
+        """Look up a function by its symbol and signature."""
+        if os.getpid() != self._pid:
+            # A child that a constructor or another function has forked.
+            raise _ForkedChild
+        symbol, function_type = function
+        address = _libc.dlsym(self._library, symbol)
+        if address is None:
+            raise self._loader_error()
+        return function_type(address)
 
     def _declared_name(self) -> str:
         view = self._function(_GET_NAME)()
@@ -661,44 +683,30 @@ class TdlPackage:
             text = _with_path(f"the declared name: {error}", self._path)
             raise ExecutorError("InvalidUtf8", text) from None
 
-    def _function(self, function: tuple[bytes, Any]) -> Any:
-        symbol, function_type = function
-        address = _libc.dlsym(self._library, symbol)
-        if address is None:
-            raise self._loader_error()
-        return function_type(address)
-
     def _loader_error(self) -> ExecutorError:
         # The text is bytes, as the path is: the locale has no part in it.
         return _invalid_library(_show(_libc.dlerror()), self._path)
 
 
-def _outputs(pointer: int | None, size: int) -> Any:
-    """Return the outputs of a task. The caller frees them, unless this raises."""
-    if size and not pointer:
-        text = f"the task returned {size} bytes of outputs at a NULL pointer"
-        raise ExecutorError("TaskError", TdlError("SerializationError", text))
-    if size > protocol.RESPONSE_DATA_MAX:
-        _free(pointer)
-        raise _too_large("outputs", size)
-    return _read_memory(pointer, size)
-
-
 def _too_large(what: str, size: int) -> ExecutorError:
     """Return the error that replaces a response of more than 8 MiB."""
-    limit = protocol.RESPONSE_DATA_MAX
-    text = f"the task returned {what} of {size} bytes; a response holds at most {limit}"
+    text = (
+        f"the task returned {what} of {size} bytes;"
+        f" a response holds at most {RESPONSE_DATA_MAX}"
+    )
     return ExecutorError("TaskError", TdlError("SerializationError", text))
 
 
-def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorError:
+def _package_error(variant: str, pointer: Any, size: int) -> ExecutorError:
     """Decode and free the error that a package returned."""
     data = _read_memory(pointer, size) if pointer else b""
     try:
         return ExecutorError(variant, protocol.decode_tdl_error(data)[0])
     except ProtocolError as error:
-        found = f"an error of {len(data)} bytes that is not a TdlError"
-        text = f"the package returned {found}: {error}"
+        text = (
+            f"the package returned an error of {len(data)} bytes that is not a"
+            f" TdlError: {error}"
+        )
         return ExecutorError("ErrorPayloadDeserializationFailure", text)
     finally:
         if size:
@@ -709,7 +717,7 @@ def _package_error(variant: str, pointer: int | None, size: int) -> ExecutorErro
 _Memory: Any = c_char * (1 << 40)
 
 
-def _read_memory(pointer: int | None, size: int) -> Any:
+def _read_memory(pointer: Any, size: int) -> Any:
     """Return native memory, copied if it is small.
 
     If the size is 0, the pointer may be invalid.
@@ -745,34 +753,35 @@ def _check_elf(path: bytes) -> None:
     expected = _ELF_MACHINES.get((machine, ctypes.sizeof(c_void_p)))
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
             header = file.read(_ELF_HEADER.size)
             magic, found, segments_at, count = _ELF_HEADER.unpack(header)
             if not magic.startswith(b"\x7fELF") or expected is None:
                 return
             if magic != _ELF_MAGIC or found != expected:
-                problem = f"built for another machine; this one is {machine}"
-                raise _invalid_library(problem, path)
+                raise _invalid_library(
+                    f"built for another machine; this one is {machine}", path
+                )
             file.seek(segments_at)
-            table = file.read(count * _ELF_SEGMENT.size)
+            table_size = count * _ELF_SEGMENT.size
+            table = file.read(table_size)
+            size = os.path.getsize(path)
     except (OSError, ValueError, StructError):
         return  # The loader says why.
-    ends = [segments_at + count * _ELF_SEGMENT.size]
-    whole = len(table) - len(table) % _ELF_SEGMENT.size
-    for kind, offset, length in _ELF_SEGMENT.iter_unpack(table[:whole]):
+    end = segments_at + table_size
+    for kind, at, length in _ELF_SEGMENT.iter_unpack(table.ljust(table_size, b"\0")):
         if kind == _PT_LOAD:
-            ends.append(offset + length)
-    if max(ends) > size:
-        problem = f"file cut short: expected {max(ends)} bytes, found {size}"
-        raise _invalid_library(problem, path)
+            end = max(end, at + length)
+    if end > size:
+        raise _invalid_library(
+            f"file cut short: expected {end} bytes, found {size}", path
+        )
 
 
-# The end of a longer error text is cut off on its way to the user. These parts of it
-# are for the cause, for one word of the cause, and for the end of the path.
+# The end of a longer error text is cut off on its way to the user. These are the bytes
+# for the start of the cause, as many for its end, and those for the end of the path.
 _ERROR_TEXT_MAX = 450
-_CAUSE_MAX = 250
-_WORD_MAX = 120
-_PATH_MAX = 190
+_CAUSE_PART = 125
+_PATH_END = 190
 
 
 def _invalid_library(problem: str, path: bytes) -> ExecutorError:
@@ -788,15 +797,12 @@ def _with_path(problem: str, path: bytes) -> str:
     text = problem if shown in problem else f"{problem}: {shown}"
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
-    cause = problem.replace(f"{shown}: ", "").replace(shown, "this library")
-    # The name of a symbol can be long, and the cause can come after it.
-    words = [
-        word if len(word) <= _WORD_MAX else f"{word[:_WORD_MAX]}..."
-        for word in cause.split(" ")
-    ]
-    start = " ".join(words).encode()[:_CAUSE_MAX].decode("utf-8", "ignore")
-    end = shown.encode()[-_PATH_MAX:].decode("utf-8", "ignore")
-    return f"{start}: ...{end}"
+    cause = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()
+    if len(cause) > 2 * _CAUSE_PART:
+        # The middle is the name of a symbol, or the path of another library.
+        cause = cause[:_CAUSE_PART] + b"..." + cause[-_CAUSE_PART:]
+    short = cause + b": ..." + shown.encode()[-_PATH_END:]
+    return short.decode("utf-8", "ignore")
 
 
 def _show(data: bytes) -> str:
@@ -805,13 +811,6 @@ def _show(data: bytes) -> str:
 
 
 # ----------------------------------------------------------------------------- guards
-
-_ExitHandler = CFUNCTYPE(None, c_void_p)
-# Each thread that calls `exit` takes one registered handler, so there must be one for
-# each of many threads that exit together.
-_EXIT_HANDLERS = 64
-# RLIMIT_STACK, the default size, can be as large as the limit on all memory.
-_WATCHDOG_STACK_SIZE = 262144
 
 
 def _guard(state: _State, output_fd: int) -> None:
@@ -825,15 +824,18 @@ def _guard(state: _State, output_fd: int) -> None:
     faulthandler.enable(state.log.fd, **options)
 
     # ctypes needs the object for as long as libc may call it.
-    state.exit_handler = _ExitHandler(lambda _: _at_exit(state))
-    for _ in range(_EXIT_HANDLERS):
-        _libc.__cxa_atexit(state.exit_handler, None, None)
+    state.exit_handler = CFUNCTYPE(None, py_object)(_at_exit)
+    # Each thread that calls `exit` takes one registered handler, and many threads can
+    # do so together.
+    for _ in range(64):
+        _libc.__cxa_atexit(state.exit_handler, py_object(state), None)
 
     # The watchdog inherits the mask: signals are for the threads of tasks.
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     is_polling = _thread.allocate_lock()
     is_polling.acquire()
-    _thread.stack_size(_WATCHDOG_STACK_SIZE)
+    # The default, RLIMIT_STACK, can be as large as the limit on all memory.
+    _thread.stack_size(262144)
     _thread.start_new_thread(_watch, (state, output_fd, is_polling))
     # Wait until it polls: if a task forks while the watchdog holds Python's lock, the
     # child can never get the lock.
@@ -851,8 +853,7 @@ def _at_exit(state: _State) -> None:
     try:
         is_clean = state.is_ending or os.getpid() != state.pid
         if not is_clean:
-            fields = state.task_fields()
-            state.log.write(_ERROR, "Native code called exit.", **fields)
+            state.log.write(_ERROR, "Native code called exit.", **state.task_fields())
     finally:
         if not is_clean:
             os._exit(_EXIT_FAILURE)
@@ -881,8 +882,11 @@ def _watch(state: _State, output_fd: int, is_polling: _thread.LockType) -> None:
                 elif state.is_running:
                     # Do not block on a log pipe that is full.
                     if writable.poll(0):
-                        message = "The parent is gone while a task runs."
-                        state.log.write(_ERROR, message, **state.task_fields())
+                        state.log.write(
+                            _ERROR,
+                            "The parent is gone while a task runs.",
+                            **state.task_fields(),
+                        )
                     os._exit(_EXIT_FAILURE)
         except (OSError, MemoryError):
             pass  # A task has set a low limit.
@@ -923,9 +927,10 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
 
     Returns the level for this program and the directives that cannot be parsed.
     """
-    levels = {name.lower(): level for level, name in enumerate(_LEVEL_NAMES)}
-    levels.update((str(level), level) for level in range(6))
-    marks = str.maketrans("_-:", "xxx")
+    levels = {}
+    for number, name in enumerate(_LEVEL_NAMES):
+        levels[str(number)] = number
+        levels[name.lower()] = number
     level = _ERROR
     longest = -1
     unreadable = []
@@ -933,14 +938,16 @@ def _parse_log_filter(text: str) -> tuple[int, list[str]]:
         if not set("[]{}").isdisjoint(directive):
             continue  # A span, for a Rust package that reads the same variable.
         target, equals, name = map(str.strip, directive.rpartition("="))
-        if not equals and name.lower() not in levels:
-            target = name
+        name = name.lower()
+        if not equals and name not in levels:
+            target = directive
             name = "trace"
-        is_valid = target.translate(marks).isalnum() or not (target or equals)
-        if name.lower() not in levels or not is_valid:
+        path = target.replace("::", "_").replace("-", "_")
+        is_valid = path.isidentifier() or not (target or equals)
+        if name not in levels or not is_valid:
             unreadable.append(directive)
         elif _LOG_TARGET.startswith(target) and len(target) >= longest:
-            level = levels[name.lower()]
+            level = levels[name]
             longest = len(target)
     return level, unreadable
 
@@ -958,8 +965,10 @@ class _Log:
             return
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        texts = [f'"message":{_json(message)}']
-        texts += [f'"{name}":{_json(value)}' for name, value in fields.items()]
+        texts = [
+            f'"{name}":{_json(value)}'
+            for name, value in {"message": message, **fields}.items()
+        ]
         line = (
             f'{{"timestamp":"{second}.{nanoseconds // 1000:06d}Z"'
             f',"level":"{_LEVEL_NAMES[level]}"'
@@ -967,11 +976,10 @@ class _Log:
             f',"filename":"spider_executor.py"'
             f',"line_number":{sys._getframe(1).f_lineno}}}\n'
         )
-        data = line.encode()
         # Fall back to fd 2 if a task has closed ours. If that fails, drop the line.
         for fd in (self.fd, 2):
             try:
-                os.write(fd, data)
+                os.write(fd, line.encode())
                 return
             except OSError:
                 continue
@@ -1045,11 +1053,14 @@ class ExecutorCrash(Exception):
         self.exit_code = status
         self.signal: str | None = None
         if status is not None and status < 0:
-            from signal import Signals
-
-            names = {-number: number.name for number in Signals}
+            # The first name counts: SIGABRT, not SIGIOT, and SIGHUP, not SIG_UNBLOCK.
+            names = {
+                getattr(_signal, name): name
+                for name in reversed(dir(_signal))
+                if name.startswith("SIG")
+            }
             self.exit_code = None
-            self.signal = names.get(status, f"signal {-status}")
+            self.signal = names.get(-status, f"signal {-status}")
 
     def __str__(self) -> str:
         if self.signal is not None:
@@ -1085,7 +1096,7 @@ class ExecutorHandle:
 
     def __init__(
         self,
-        package_dir: Path,
+        package_dir: Any,
         command: Sequence[str] | None = None,
         env: Any = None,
         stderr: Any = None,
@@ -1104,9 +1115,10 @@ class ExecutorHandle:
                 "expected another place for stderr than stdout:"
                 " log lines would break the protocol"
             )
-        argv = command or own_command()
-        environment = dict(os.environ if env is None else env)
-        environment[_PACKAGE_DIR_VARIABLE] = os.fsdecode(package_dir)
+        environment = {
+            **(os.environ if env is None else env),
+            _PACKAGE_DIR_VARIABLE: os.fsdecode(package_dir),
+        }
         self.stderr: Any = None
         self._owner = os.getpid()
         # Only the thread that holds the lock may use or close the pipes.
@@ -1116,13 +1128,17 @@ class ExecutorHandle:
             self._output, stdout = _open_pipe(own_ends, its_ends)
             if stderr == PIPE:
                 self.stderr, stderr = _open_pipe(own_ends, its_ends)
-            os.set_blocking(self._input.fileno(), False)
-            os.set_blocking(self._output.fileno(), False)
+            for pipe in (self._input, self._output):
+                os.set_blocking(pipe.fileno(), False)
             self._process = Popen(
-                argv, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+                command or own_command(),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=environment,
             )
             own_ends.pop_all()
-        self.pid: int = self._process.pid
+        self.pid = self._process.pid
 
     def execute(
         self,
@@ -1140,19 +1156,19 @@ class ExecutorHandle:
         the timeout, and RuntimeError if the executor has ended before, another thread
         is using it, or it belongs to another process.
         """
-        context = context or protocol.TaskContext()
-        payload = protocol.pack_values(*values)
-        request = protocol.Execute(package, task_func, context.encode(), payload)
+        context = context or TaskContext()
+        payload = pack_values(*values)
+        request = Execute(package, task_func, context.encode(), payload)
         return protocol.unpack_values(_outputs_of(self.request(request, timeout)))
 
     def request(
-        self, request: protocol.Execute, timeout: float | None = None
+        self, request: Execute, timeout: float | None = None
     ) -> protocol.Result:
         """Send a request and return the response undecoded.
 
         Raises what `execute` does, except for ExecutorError.
         """
-        frame = protocol.encode_frame(protocol.encode_request(request))
+        frame = encode_frame(encode_request(request))
         deadline = _deadline(timeout)
         self._acquire()
         try:
@@ -1162,10 +1178,10 @@ class ExecutorHandle:
                 )
             return self._exchange(frame, deadline)
         except BaseException:
-            self._end()
+            self._kill_process()
             raise
         finally:
-            self._lock.release()
+            self._release()
 
     def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
         """End the executor, and kill it if it takes more than `timeout` seconds.
@@ -1180,13 +1196,13 @@ class ExecutorHandle:
         self._acquire()
         try:
             if not self._input.closed:
-                shutdown = protocol.encode_request(protocol.Shutdown())
-                self._write(memoryview(protocol.encode_frame(shutdown)))
+                shutdown = encode_request(protocol.Shutdown())
+                self._write(encode_frame(shutdown))
                 self._input.close()
                 self._wait(deadline)
         finally:
-            self._end()
-            self._lock.release()
+            self._kill_process()
+            self._release()
         return self._status()
 
     def kill(self) -> None:
@@ -1194,14 +1210,10 @@ class ExecutorHandle:
 
         A thread that is in `execute` gets ExecutorCrash.
         """
-        if os.getpid() != self._owner:
-            self._close_pipes()
-            return
         self._kill_process()
         # If a thread is in `execute`, that one closes the pipes.
         if self._lock.acquire(False):
-            self._close_pipes()
-            self._lock.release()
+            self._release()
 
     def __enter__(self) -> ExecutorHandle:
         return self
@@ -1230,7 +1242,7 @@ class ExecutorHandle:
     def _exchange(self, frame: bytes, deadline: float) -> protocol.Result:
         """Write the request and read the response, both as far as the pipes allow."""
         received = bytearray()
-        end = protocol.FRAME_HEADER_SIZE
+        end = FRAME_HEADER_SIZE
         pipes = select.poll()
         pipes.register(self._output, select.POLLIN)
         pipes.register(self._input, select.POLLOUT)
@@ -1240,7 +1252,7 @@ class ExecutorHandle:
                 unsent = self._write(unsent)
                 if not unsent:
                     pipes.unregister(self._input)
-            remaining = max(0.0, deadline - time.monotonic())
+            remaining = max(0.0, deadline - monotonic())
             # A day at a time: poll cannot wait longer than 24 days.
             if not pipes.poll(min(1000 * remaining, 86400000)) and not remaining:
                 raise TaskTimeout(
@@ -1248,33 +1260,30 @@ class ExecutorHandle:
                 )
             data = self._output.read(65536)
             if data == b"":
-                raise self._end_of_output(deadline)
+                # Wait for the end of a process that has closed its stdout.
+                self._wait(min(deadline, monotonic() + _END_TIMEOUT))
+                if self._process.returncode is None:
+                    raise TaskTimeout(
+                        "the executor closed its stdout but did not end; it was killed"
+                    )
+                raise ExecutorCrash(self._status())
             received += data or b""
-            if len(received) >= protocol.FRAME_HEADER_SIZE:
+            if len(received) >= FRAME_HEADER_SIZE:
                 end = protocol.frame_end(received, 0)
             if len(received) > end:
-                more = len(received) - end
                 raise ProtocolError(
-                    f"expected one response, found {more} more bytes after it"
+                    "expected one response,"
+                    f" found {len(received) - end} more bytes after it"
                 )
-        return protocol.decode_response(received, protocol.FRAME_HEADER_SIZE)[0]
+        return protocol.decode_response(received, FRAME_HEADER_SIZE)[0]
 
-    def _write(self, data: memoryview) -> memoryview:
+    def _write(self, data: Any) -> Any:
         """Write as much as the pipe takes. Return the rest."""
         try:
             return data[self._input.write(data) or 0 :]
         except BrokenPipeError:
             # The executor stopped reading. It may reply all the same.
             return data[:0]
-
-    def _end_of_output(self, deadline: float) -> Exception:
-        """Wait for a process that has closed its stdout. Return what to raise."""
-        self._wait(min(deadline, time.monotonic() + _END_TIMEOUT))
-        if self._process.returncode is None:
-            return TaskTimeout(
-                "the executor closed its stdout but did not end; it was killed"
-            )
-        return ExecutorCrash(self._status())
 
     def _status(self) -> int | None:
         """Return the exit status, or None if the system has not kept it."""
@@ -1284,24 +1293,28 @@ class ExecutorHandle:
 
     def _wait(self, deadline: float) -> None:
         """Wait until the process has ended, at most until the deadline."""
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while self._process.poll() is None and monotonic() < deadline:
             time.sleep(0.001)
 
-    def _end(self) -> None:
-        self._kill_process()
-        self._close_pipes()
-
     def _kill_process(self) -> None:
-        if self._process.poll() is None:
+        """Kill the process, and wait for its end.
+
+        A fork of the owner has no such process. There, `poll` lets Popen know.
+        """
+        self._process.poll()
+        if os.getpid() == self._owner:
             self._process.kill()
             self._process.wait()
 
-    def _close_pipes(self) -> None:
-        """Close the pipes, except for stderr, which may have lines to read."""
-        self._input.close()
-        self._output.close()
-        # In a fork of the owner, Popen would warn that the process is still running.
-        self._process.poll()
+    def _release(self) -> None:
+        """Release the lock. If the process has ended, close the pipes before.
+
+        Except for stderr, which may have lines to read.
+        """
+        if self._process.returncode is not None:
+            self._input.close()
+            self._output.close()
+        self._lock.release()
 
 
 def _outputs_of(result: protocol.Result) -> bytes:
@@ -1330,9 +1343,9 @@ def _open_pipe(reader: Any, writer: Any) -> list[Any]:
             os.close(fd)
 
 
-def _deadline(timeout: float | None) -> float:
+def _deadline(timeout: Any) -> float:
     """Return when a timeout in seconds ends. Raises TypeError."""
-    return time.monotonic() + (float("inf") if timeout is None else timeout)
+    return monotonic() + (float("inf") if timeout is None else timeout)
 
 
 # --------------------------------------------------------------------------- commands
@@ -1384,7 +1397,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The default is the arguments of the process.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
     if not arguments:
         _serve_process()
     _restore_environment()
@@ -1394,18 +1408,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if not options.package_dir:
             _complain(
-                f"expected --package-dir DIR, or {_PACKAGE_DIR_VARIABLE} in the"
+                "expected --package-dir DIR, or SPIDER_TDL_PACKAGE_DIR in the"
                 " environment"
             )
         # Raises OSError if it is not a directory.
         os.close(os.open(options.package_dir, os.O_PATH | os.O_DIRECTORY))
         for name in ("timeout", "repeat"):
-            value = getattr(options, name, None)
-            if value is not None and not value > 0:
+            value = getattr(options, name, 1)
+            if not value > 0:
                 _complain(f"--{name}: expected a positive number, found {value}")
         return _run(options) if options.command == "run" else _check(options)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+    except ValueError as error:
+        # There is no interpreter to start.
+        _complain(f"executor: {error}")
     except OSError as error:
         problem = error.strerror
         if error.filename is None:
@@ -1426,39 +1443,42 @@ def _parser() -> argparse.ArgumentParser:
             # argparse would ignore a stdout that is closed or full.
             _print(message.encode())
 
-    style: Any = {
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "allow_abbrev": False,
-    }
     parser = Parser(
-        "spider-task-executor", description=_DESCRIPTION, epilog=_EPILOG, **style
+        "spider-task-executor",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
-        "run", help="run one task", description=_RUN_DESCRIPTION, **style
+        "run",
+        help="run one task",
+        description=_RUN_DESCRIPTION,
+        allow_abbrev=False,
     )
     check = commands.add_parser(
         "check",
         help="check that packages load",
         description=_CHECK_DESCRIPTION,
-        **style,
+        allow_abbrev=False,
     )
-    for command in (run, check):
+    for command, timeout in ((run, float("inf")), (check, 10)):
         command.add_argument(
             "--package-dir",
             metavar="DIR",
             default=os.environ.get(_PACKAGE_DIR_VARIABLE),
-            help=f"default: ${_PACKAGE_DIR_VARIABLE}",
+            help="default: $SPIDER_TDL_PACKAGE_DIR",
         )
-    run.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        help="kill an executor that does not reply in time",
-    )
+        command.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            type=float,
+            default=timeout,
+            help="kill an executor that takes longer (default: %(default)s)",
+        )
     run.add_argument(
         "--repeat",
         metavar="N",
@@ -1485,13 +1505,6 @@ def _parser() -> argparse.ArgumentParser:
     values = run.add_argument("values", metavar="VALUE", nargs=argparse.REMAINDER)
     # Some versions of argparse would ask for one.
     values.required = False
-    check.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=10,
-        help="for each package (default: 10)",
-    )
     check.add_argument("packages", metavar="PACKAGE", nargs="*")
     return parser
 
@@ -1529,30 +1542,42 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from statistics import median_low
+
     request = _request(options)
+    round_trips = []
+    elapsed = []
     try:
         with ExecutorHandle(options.package_dir, options.executor) as executor:
-            outputs = _repeat(options, executor, request)
+            for _ in range(options.repeat):
+                started = monotonic_ns()
+                result = executor.request(request, options.timeout)
+                round_trips.append((monotonic_ns() - started) // 1000)
+                elapsed.append(result.elapsed_us)
+                outputs = _outputs_of(result)
     except ExecutorError as error:
         _complain(f"{options.package} {options.task}: {error}", _EXIT_FAILURE)
     except (TaskTimeout, ExecutorCrash, ProtocolError) as error:
         _complain(f"run: no reply: {error}", _EXIT_NO_REPLY)
+    if options.repeat == 1:
+        _say(f"elapsed: {result.elapsed_us} µs")
+    else:
+        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
+            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
     _print(outputs if options.raw else _json_line(outputs))
     return 0
 
 
-def _request(options: argparse.Namespace) -> protocol.Execute:
-    values = [_read_value(text) for text in options.values]
-    context = protocol.TaskContext()
+def _request(options: argparse.Namespace) -> Execute:
+    context = TaskContext()
     try:
-        payload = protocol.pack_values(*values)
+        payload = pack_values(*map(_read_value, options.values))
         if options.commit:
             context.task_id = "Commit"
             context.graph_outputs = b"\0" + payload
-            payload = protocol.pack_values()
-        raw_ctx = context.encode()
-        request = protocol.Execute(options.package, options.task, raw_ctx, payload)
-        protocol.encode_frame(protocol.encode_request(request))
+            payload = pack_values()
+        request = Execute(options.package, options.task, context.encode(), payload)
+        encode_frame(encode_request(request))
     except ProtocolError as error:
         _complain(f"no request can carry this: {error}")
     return request
@@ -1565,46 +1590,28 @@ def _read_value(text: str) -> Any:
     source = 0 if text == "-" else text[1:]
     try:
         if text == "-" or (source and text.startswith("@")):
-            with open(source, "rb", closefd=text != "-") as file:
+            with open(source, "rb") as file:
                 data = file.read()
         return json.loads(data)
     except OSError as error:
         _complain(f"{source or 'stdin'}: {error.strerror}")
     except (ValueError, RecursionError) as error:
-        hint = "options go before PACKAGE"
-        if not text.startswith("-"):
-            hint = """a string is written as '"text"', a file as @FILE"""
+        hint = """a string is written as '"text"', a file as @FILE"""
+        if source and text.startswith("-"):
+            hint = "options go before PACKAGE"
         _complain(f"VALUE {text[:40]}: expected JSON: {error} ({hint})")
-
-
-def _repeat(
-    options: argparse.Namespace, executor: ExecutorHandle, request: protocol.Execute
-) -> bytes:
-    """Execute --repeat times and say how long it took. Return the last outputs."""
-    from statistics import median_low
-
-    round_trips = []
-    elapsed = []
-    for _ in range(options.repeat):
-        started = time.monotonic_ns()
-        result = executor.request(request, options.timeout)
-        round_trips.append((time.monotonic_ns() - started) // 1000)
-        elapsed.append(result.elapsed_us)
-        outputs = _outputs_of(result)
-    if options.repeat == 1:
-        _say(f"elapsed: {result.elapsed_us} µs")
-    else:
-        for name, times in (("round trip", round_trips), ("elapsed_us", elapsed)):
-            _say(f"{name}: minimum {min(times)} µs, median {median_low(times)} µs")
-    return outputs
 
 
 def _json_line(outputs: bytes) -> bytes:
     import json
 
     try:
-        values = protocol.unpack_values(outputs)
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=list)
+        text = json.dumps(
+            protocol.unpack_values(outputs),
+            ensure_ascii=False,
+            allow_nan=False,
+            default=list,
+        )
     except (ValueError, TypeError) as error:
         _complain(
             f"the outputs cannot be printed as JSON: {error}; --raw writes their bytes",
@@ -1620,13 +1627,14 @@ def _check(options: argparse.Namespace) -> int:
             f"{options.package_dir}: expected directories with packages, found none",
             _EXIT_FAILURE,
         )
-    environment = {"RUST_LOG": "warn", **os.environ}
     serving: list[str] = []
     executor = None
     for name in names:
         try:
             if executor is None:
-                executor = ExecutorHandle(options.package_dir, env=environment)
+                executor = ExecutorHandle(
+                    options.package_dir, env={"RUST_LOG": "warn", **os.environ}
+                )
                 # Packages can clash with what is loaded.
                 for package in serving:
                     _verdict(executor, package, options.timeout)
@@ -1646,8 +1654,8 @@ def _package_names(package_dir: str) -> list[str]:
     """Return the directories that have a library. Name the others on stderr."""
     import fnmatch
 
-    names: list[str] = []
-    others: list[str] = []
+    names = []
+    others = []
     for name in fnmatch.filter(sorted(os.listdir(package_dir)), "[!.]*"):
         try:
             files = os.listdir(os.path.join(package_dir, name))
@@ -1656,15 +1664,22 @@ def _package_names(package_dir: str) -> list[str]:
         except OSError:
             # The executor says why.
             files = ["lib.so"]
-        (names if fnmatch.filter(files, "lib*.so") else others).append(name)
+        if fnmatch.filter(files, "lib*.so"):
+            names.append(name)
+        else:
+            others.append(name)
     if others:
         _say(f"skipped, because there is no lib*.so: {', '.join(others)}")
     return names
 
 
 def _verdict(executor: ExecutorHandle, package: str, timeout: float) -> str:
-    raw_ctx = protocol.TaskContext().encode()
-    request = protocol.Execute(package, _CHECK_TASK, raw_ctx, protocol.pack_values())
+    request = Execute(
+        package,
+        _CHECK_TASK,
+        TaskContext().encode(),
+        pack_values(),
+    )
     try:
         _outputs_of(executor.request(request, timeout))
     except ExecutorError as error:

@@ -1,14 +1,18 @@
-"""ExecutorHandle: a result is that of its own request, each ending is reported as it was, nothing is left behind."""
+"""ExecutorHandle: its results, its errors, and what it leaves behind."""
 
+import asyncio
 import doctest
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from fractions import Fraction
 
 import pytest
 from helpers import build, executor, odd, process
@@ -28,16 +32,28 @@ from protocol import (
 from spider_executor import ExecutorCrash, ExecutorHandle, TaskTimeout
 
 TASKS = "integration_test_tasks"
-ANSWER = [55, "x" * 99]
-REPLY = protocol.encode_frame(
-    protocol.encode_response(Result(Success(protocol.pack_values(*ANSWER)), 7))
-)
-LARGE = "x" * (4 << 20)
 PYTHON = [sys.executable, "-IS", "-c"]
+LARGE = "x" * (4 << 20)
+ANSWER = [55, "x" * 99]
+
+
+def reply_of(*values):
+    result = Result(Success(protocol.pack_values(*values)), 7)
+    return protocol.encode_frame(protocol.encode_response(result))
+
+
+def run(handle, task, *values, package=TASKS, timeout=executor.DEADLINE):
+    return handle.execute(package, task, *values, timeout=timeout)
 
 
 def open_files():
     return set(os.listdir("/proc/self/fd"))
+
+
+def assert_ended(handle):
+    assert not os.path.exists(f"/proc/{handle.pid}")
+    with pytest.raises(RuntimeError, match="has ended"):
+        run(handle, "fibonacci", 10)
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +79,15 @@ def start(executor_command, package_dir):
         yield make
 
 
-# An executor that answers one request, so that its start does not count, reads the header of a second one, and then
-# runs a script.
+# An executor that answers one request, so that its start does not count, reads the
+# header of a second one, and runs a script. It ends at the end of its input.
 FAKE = f"""\
-import array, fcntl, os, signal, sys, termios, time
+import array, fcntl, os, select, signal, sys, termios, time
+REPLY = {reply_of(*ANSWER)!r}
 def read(size):
     data = b""
     while len(data) < size:
-        data += os.read(0, size - len(data))
+        data += os.read(0, size - len(data)) or sys.exit(0)
     return data
 def read_size():
     return int.from_bytes(read(4), "big")
@@ -82,9 +99,10 @@ def drain():
     while left[0]:
         fcntl.ioctl(1, termios.FIONREAD, left)
         time.sleep(0.0002)
-def wait():
-    time.sleep(100)
-REPLY = {REPLY!r}
+def wait(fd=0):
+    end = select.poll()
+    end.register(fd, 0)
+    end.poll()
 read(read_size())
 write(REPLY)
 size = read_size()
@@ -101,17 +119,10 @@ def start_fake(start):
     return make
 
 
-def run(handle, task, *values, package=TASKS, timeout=executor.DEADLINE):
-    return handle.execute(package, task, *values, timeout=timeout)
+# ------------------------------------------------------------------------- requests
 
 
-def assert_ended(handle):
-    assert not os.path.exists(f"/proc/{handle.pid}")
-    with pytest.raises(RuntimeError, match="has ended"):
-        handle.execute(TASKS, "fibonacci", 10)
-
-
-@pytest.mark.parametrize("timeout", [executor.DEADLINE, 3e9, float("inf"), None])
+@pytest.mark.parametrize("timeout", [20, Fraction(20), True, 3e9, float("inf"), None])
 def test_execute_returns_the_outputs(handle, timeout):
     assert run(handle, "fibonacci", 10, timeout=timeout) == [55]
     assert run(handle, "sleep_and_echo", ["a", "é"], timeout=timeout) == [["a", "é"]]
@@ -119,56 +130,55 @@ def test_execute_returns_the_outputs(handle, timeout):
 
 
 @pytest.mark.parametrize(
-    ("package", "task", "kind", "text"),
+    ("package", "task", "variant", "text"),
     [
-        (
-            TASKS,
-            "always_fail",
-            "TaskError",
-            "TaskError: ExecutionError: always_fail: intentional failure",
-        ),
-        (
-            "complex",
-            "complex::always_fail",
-            "TaskError",
-            "TaskError: Custom: this task always fails",
-        ),
+        (TASKS, "always_fail", "TaskError", "TaskError: ExecutionError: always_fail: "),
+        ("complex", "complex::always_fail", "TaskError", "TaskError: Custom: "),
         ("nowhere", "t", "InvalidLibrary", "InvalidLibrary: "),
     ],
 )
 def test_a_failure_is_raised_and_the_executor_goes_on(
-    handle, package, task, kind, text
+    handle, package, task, variant, text
 ):
     with pytest.raises(ExecutorError, match=text) as raised:
         run(handle, task, package=package)
-    assert raised.value.kind == kind
+    assert raised.value.variant == variant
     assert run(handle, "fibonacci", 10) == [55]
 
 
 def test_request_returns_the_response_undecoded(handle):
-    def request(task, raw_inputs):
-        return handle.request(
-            Execute(TASKS, task, TaskContext().encode(), raw_inputs), executor.DEADLINE
-        )
+    def request(task, *values):
+        inputs = protocol.pack_values(*values)
+        execute = Execute(TASKS, task, TaskContext().encode(), inputs)
+        return handle.request(execute, executor.DEADLINE)
 
-    error = ExecutorError(
-        "TaskError", TdlError("ExecutionError", "always_fail: intentional failure")
-    )
-    assert request("always_fail", bytes(4)).outcome == Failure(error.encode())
-    assert request("fibonacci", protocol.pack_values(10)).outcome == Success(
-        protocol.pack_values(55)
-    )
-    assert request("fibonacci", protocol.pack_values(25)).elapsed_us > 0
+    text = "always_fail: intentional failure"
+    error = ExecutorError("TaskError", TdlError("ExecutionError", text))
+    assert request("always_fail").outcome == Failure(error.encode())
+    assert request("fibonacci", 10).outcome == Success(protocol.pack_values(55))
+    assert request("fibonacci", 25).elapsed_us > 0
 
 
 @pytest.mark.parametrize(
-    "value",
-    ["x" * protocol.FRAME_BODY_MAX, object(), 1 << 64],
-    ids=["large", "type", "integer"],
+    ("value", "timeout", "error"),
+    [
+        ("x" * protocol.FRAME_BODY_MAX, 9, ProtocolError),
+        (object(), 9, ProtocolError),
+        (1 << 64, 9, ProtocolError),
+        ("x", "2", TypeError),
+        ("x", b"2", TypeError),
+    ],
+    ids=["large", "type", "integer", "str", "bytes"],
 )
-def test_a_value_that_cannot_be_sent_is_an_error_before_anything_is_sent(handle, value):
-    with pytest.raises(ProtocolError):
-        run(handle, "sleep_and_echo", value)
+def test_a_wrong_argument_is_refused_before_it_is_sent(handle, value, timeout, error):
+    with pytest.raises(error):
+        run(handle, "sleep_and_echo", value, timeout=timeout)
+    assert run(handle, "fibonacci", 10) == [55]
+
+
+def test_a_wrong_timeout_of_close_leaves_the_executor_alone(handle):
+    with pytest.raises(TypeError):
+        handle.close("2")
     assert run(handle, "fibonacci", 10) == [55]
 
 
@@ -178,18 +188,23 @@ def test_the_examples_in_the_docstrings_hold(package_dir):
     assert (results.attempted > 0, results.failed) == (True, 0)
 
 
+# ------------------------------------------------------------------------- exchange
+
+
 def test_a_reply_may_be_split_at_any_byte(start_fake):
-    """Once at each byte, then at all of them. The rest is written when the handle has read what came before."""
+    """At each byte, then at all. The rest is written after what came before is read."""
     handle = start_fake("""
 for cut in list(range(1, len(REPLY))) + [None]:
-    pieces = [bytes((byte,)) for byte in REPLY] if cut is None else [REPLY[:cut], REPLY[cut:]]
+    pieces = [bytes((byte,)) for byte in REPLY]
+    if cut:
+        pieces = [REPLY[:cut], REPLY[cut:]]
     read(size)
     for piece in pieces:
         write(piece)
         drain()
     size = read_size() if cut else 0
 """)
-    for _ in range(len(REPLY)):
+    for _ in reply_of(*ANSWER):
         assert run(handle, "t") == ANSWER
 
 
@@ -199,13 +214,9 @@ def test_large_values_go_both_ways(handle, size):
         assert run(handle, "sleep_and_echo", ["z" * size]) == [["z" * size]]
 
 
-def test_an_executor_may_answer_before_it_has_read_the_request(start_fake):
+def test_a_reply_may_come_while_the_request_is_written(start_fake):
     """A handle that wrote all of the request before it reads would block."""
-    reply = protocol.encode_frame(
-        protocol.encode_response(
-            Result(Success(protocol.pack_values("y" * (4 << 20))), 1)
-        )
-    )
+    reply = reply_of("y" * (4 << 20))
     head, tail = reply[: reply.index(b"y")], reply[reply.rindex(b"y") + 1 :]
     handle = start_fake(
         f'write({head!r} + b"y" * (4 << 20)); read(size); write({tail!r}); wait()'
@@ -213,29 +224,41 @@ def test_an_executor_may_answer_before_it_has_read_the_request(start_fake):
     assert run(handle, "t", LARGE) == ["y" * (4 << 20)]
 
 
+def test_a_reply_before_the_request_leaves_the_next_one_whole(start_fake):
+    handle = start_fake(
+        "write(REPLY); time.sleep(0.1); read(size); read(read_size()); write(REPLY)"
+    )
+    assert run(handle, "t", LARGE) == ANSWER
+    assert run(handle, "t") == ANSWER
+
+
 @pytest.mark.parametrize("unread", ["os.close(0)", "read(100000); os.close(0)"])
 def test_an_executor_that_stops_reading_may_still_answer(start_fake, unread):
-    assert run(start_fake(f"{unread}; write(REPLY); wait()"), "t", LARGE) == ANSWER
+    assert run(start_fake(f"{unread}; write(REPLY); wait(1)"), "t", LARGE) == ANSWER
 
 
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        ("b'GET / HTTP/1.1'", "expected a frame body of at most 8388608 bytes"),
-        ("b'\\0\\x80\\0\\x01'", "expected a frame body of at most 8388608 bytes"),
-        ("b'\\0\\0\\0\\0'", "expected"),
-        ("b'\\0\\0\\0\\4\\7\\0\\0\\0'", "expected"),
-        ("REPLY + b'x'", "expected one response, found 1 more bytes"),
-        ("REPLY + REPLY", "expected one response, found .* more bytes"),
+        (b"GET / HTTP/1.1", "expected a frame body of at most 8388608 bytes"),
+        (b"\0\x80\0\1", "expected a frame body of at most 8388608 bytes"),
+        (bytes(4), "expected"),
+        (b"\0\0\0\4\7\0\0\0", "expected"),
+        (reply_of(1) + b"x", "expected one response, found 1 more bytes"),
+        (reply_of(1) * 2, "expected one response, found .* more bytes"),
+        (reply_of("y" * 5000) + b"x", "found 1 more bytes"),
+        (reply_of("y" * 100_000) + b"x", "found 1 more bytes"),
     ],
+    ids=["text", "size", "empty", "tag", "byte", "two", "5 KB", "100 KB"],
 )
-def test_a_reply_that_breaks_the_protocol_is_an_error_and_ends_the_executor(
-    start_fake, written, text
-):
-    handle = start_fake(f"write({written}); wait()")
+def test_a_malformed_reply_is_raised_and_ends_the_executor(start_fake, written, text):
+    handle = start_fake(f"write({written!r}); wait()")
     with pytest.raises(ProtocolError, match=text):
         run(handle, "t")
     assert_ended(handle)
+
+
+# ------------------------------------------------------------------ timeouts, crashes
 
 
 @pytest.mark.parametrize("timeout", [0.3, 0, -1])
@@ -251,14 +274,14 @@ def test_an_executor_that_does_not_answer_in_time_is_killed(start, timeout):
 @pytest.mark.parametrize(
     "script",
     [
-        "wait()",
-        "write(REPLY[:3]); wait()",
-        "write(REPLY[:20]); wait()",
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); wait()",
+        "wait(1)",
+        "write(REPLY[:3]); wait(1)",
+        "write(REPLY[:20]); wait(1)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); wait(1)",
         "os.close(1); wait()",
-        # These would answer or end within a timeout that starts anew with an event, and not within the first.
-        "read(size)\nfor at in range(len(REPLY)): write(REPLY[at : at + 1]); time.sleep(0.05)",
-        "for _ in range(40): read(size // 40); time.sleep(0.05)\nread(size % 40); write(REPLY)",
+        # These end within a timeout that starts anew with each event.
+        "read(size)\nfor byte in REPLY: write(bytes([byte])); time.sleep(0.05)",
+        "for _ in range(40): read(size // 40); time.sleep(0.05)\nwrite(REPLY)",
         "write(REPLY[:20]); time.sleep(0.2); os.close(1); time.sleep(2); os._exit(7)",
     ],
 )
@@ -273,21 +296,21 @@ def test_one_timeout_holds_for_everything(start_fake, script):
     ("package", "task", "exit_code", "name"),
     [
         ("exiting", "_exit:0", 0, None),
-        ("exiting", "_exit:7", 7, None),
         ("exiting", "_exit:255", 255, None),
-        ("crashing", "raise:11", None, "SIGSEGV"),
+        ("crashing", "raise:2", None, "SIGINT"),
+        ("crashing", "raise:6", None, "SIGABRT"),
         ("crashing", "raise:9", None, "SIGKILL"),
         ("crashing", "raise:40", None, "signal 40"),
     ],
 )
-def test_a_crash_is_raised_with_its_exit_code_or_its_signal(
-    start, package, task, exit_code, name
-):
+def test_a_crash_has_an_exit_code_or_a_signal(start, package, task, exit_code, name):
     before = open_files()
     handle = start()
     with pytest.raises(ExecutorCrash, match=name or f"exit code {exit_code}") as raised:
         run(handle, task, package=package)
-    assert (raised.value.exit_code, raised.value.signal) == (exit_code, name)
+    copied = pickle.loads(pickle.dumps(raised.value))
+    for crash in (raised.value, copied):
+        assert (crash.exit_code, crash.signal) == (exit_code, name)
     assert open_files() == before
     assert_ended(handle)
 
@@ -301,6 +324,15 @@ def test_a_crash_is_the_same_wherever_the_exchange_was(start_fake, unread, size)
     assert_ended(handle)
 
 
+def test_an_end_after_a_reply_is_a_crash_for_the_next_request(start_fake):
+    handle = start_fake("read(size); write(REPLY); os._exit(5)")
+    assert run(handle, "t") == ANSWER
+    executor.wait_for(lambda: process.is_gone(handle.pid), "the end")
+    with pytest.raises(ExecutorCrash, match="exit code 5"):
+        run(handle, "t")
+    assert_ended(handle)
+
+
 def test_an_executor_that_ended_while_idle_has_crashed(start):
     handle = start()
     os.kill(handle.pid, signal.SIGTERM)
@@ -310,32 +342,94 @@ def test_an_executor_that_ended_while_idle_has_crashed(start):
     assert_ended(handle)
 
 
-def test_an_executor_that_the_handle_had_to_kill_has_not_crashed(start_fake):
-    """It closes its stdout and lives on. It gets some seconds to end."""
+def test_an_executor_that_closes_its_stdout_may_take_a_while(start_fake):
+    handle = start_fake("os.close(1); time.sleep(1); os._exit(3)")
+    with pytest.raises(ExecutorCrash, match="exit code 3"):
+        handle.execute("p", "t")
+
+
+def test_an_executor_that_the_handle_had_to_kill_did_not_crash(start_fake):
     handle = start_fake("os.close(1); wait()")
     with pytest.raises(TaskTimeout, match="closed its stdout"):
         handle.execute("p", "t")
     assert_ended(handle)
 
 
-def test_a_second_caller_gets_an_error_at_once_and_the_first_its_own_reply(
-    start_fake, tmp_path
-):
+# -------------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def busy(start_fake, tmp_path):
+    """A handle that a thread uses, the thread's future, and a file that ends the task.
+
+    The executor also ends the task when its input ends.
+    """
     asked, told = tmp_path / "asked", tmp_path / "told"
-    waiting = f"while not os.path.exists({str(told)!r}): time.sleep(0.01)"
-    handle = start_fake(
-        f"os.mkdir({str(asked)!r})\n{waiting}\nread(size); write(REPLY); wait()"
-    )
+    handle = start_fake(f"""
+os.mkdir({str(asked)!r})
+end = select.poll()
+end.register(0, select.POLLHUP)
+read(size)
+while not os.path.exists({str(told)!r}):
+    if end.poll(10):
+        sys.exit(1)
+write(REPLY)
+wait()
+""")
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(run, handle, "t", "first")
+        future = pool.submit(run, handle, "t", "first")
         try:
-            executor.wait_for(asked.exists, "the first request to arrive")
-            for call in (lambda: run(handle, "t", "second"), handle.close):
-                with pytest.raises(RuntimeError, match="another thread"):
-                    call()
+            executor.wait_for(asked.exists, "the request to arrive")
+            yield handle, future, told
         finally:
             told.touch()
-    assert first.result() == ANSWER
+
+
+def test_a_second_caller_gets_an_error_and_the_first_its_reply(busy):
+    handle, future, told = busy
+    for call in (lambda: run(handle, "t", "second"), handle.close):
+        with pytest.raises(RuntimeError, match="another thread"):
+            call()
+    told.touch()
+    assert future.result() == ANSWER
+
+
+def test_kill_ends_the_request_of_another_thread(busy):
+    handle, future, _ = busy
+    handle.kill()
+    with pytest.raises(ExecutorCrash, match="SIGKILL"):
+        future.result()
+    assert_ended(handle)
+
+
+def test_the_end_of_the_block_kills_a_busy_executor(busy):
+    handle, future, _ = busy
+    with handle:
+        pass
+    with pytest.raises(ExecutorCrash, match="SIGKILL"):
+        future.result()
+    assert_ended(handle)
+
+
+def test_a_block_under_asyncio_can_be_given_up(start):
+    async def give_up(pool):
+        with start() as handle:
+            call = (handle.execute, "crashing", "hang")
+            request = asyncio.get_running_loop().run_in_executor(pool, *call)
+            await asyncio.wait_for(request, 0.3)
+
+    with ThreadPoolExecutor() as pool, pytest.raises(asyncio.TimeoutError):
+        asyncio.run(give_up(pool))
+
+
+def test_kill_ends_an_idle_executor_and_can_be_repeated(start):
+    handle = start()
+    before = open_files()
+    handle.kill()
+    assert len(before - open_files()) == 2
+    handle.kill()
+    assert_ended(handle)
+    assert handle.close() == -signal.SIGKILL
 
 
 def test_no_thread_gets_a_reply_to_another_threads_request(handle):
@@ -357,11 +451,19 @@ def test_no_thread_gets_a_reply_to_another_threads_request(handle):
     assert all("another thread" in text for text in refused)
 
 
-def test_close_sends_shutdown_and_returns_the_exit_code(start, tmp_path):
-    script = f"open({str(tmp_path / 'got')!r}, 'wb').write(sys.stdin.buffer.read()); sys.exit(4)"
-    handle = start([*PYTHON, f"import sys; {script}"])
-    assert handle.close(executor.DEADLINE) == 4
-    assert (tmp_path / "got").read_bytes() == executor.SHUTDOWN
+# ------------------------------------------------------------------------------ end
+
+
+def test_close_sends_shutdown_and_waits_for_the_exit_code(start, tmp_path):
+    """It takes longer than an impatient handle would wait."""
+    got = tmp_path / "got"
+    handle = start([
+        *PYTHON,
+        "import sys, time; data = sys.stdin.buffer.read(); time.sleep(1);"
+        f" open({str(got)!r}, 'wb').write(data); sys.exit(4)",
+    ])  # fmt: skip
+    assert handle.close() == 4
+    assert got.read_bytes() == executor.SHUTDOWN
     assert_ended(handle)
 
 
@@ -370,9 +472,8 @@ def test_close_lets_the_executor_end_by_itself(
 ):
     build.stage(tmp_path, "odd", odd.build(build_package))
     trace = odd.Trace(tmp_path)
-    with ExecutorHandle(
-        tmp_path, executor_command, {**os.environ, **trace.env}
-    ) as handle:
+    env = {**os.environ, **trace.env}
+    with ExecutorHandle(tmp_path, executor_command, env) as handle:
         handle.request(Execute("odd", "inputs", b"", b""), executor.DEADLINE)
     assert trace.take()[-1] == "unload"
     assert handle.close() == handle.close() == 0
@@ -382,14 +483,14 @@ def test_close_lets_the_executor_end_by_itself(
 @pytest.mark.parametrize(
     ("script", "status"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 15)", -15)]
 )
-def test_close_of_an_executor_that_has_ended_returns_its_status(start, script, status):
+def test_close_of_an_ended_executor_returns_its_status(start, script, status):
     handle = start([*PYTHON, f"import os, sys; {script}"])
     os.waitid(os.P_PID, handle.pid, os.WEXITED | os.WNOWAIT)
     assert handle.close() == handle.close() == status
 
 
 def test_close_kills_an_executor_that_does_not_end(start_fake):
-    handle = start_fake("wait()")
+    handle = start_fake("wait(1)")
     assert handle.close(timeout=0.1) == -signal.SIGKILL
     assert_ended(handle)
 
@@ -400,28 +501,30 @@ def test_close_kills_an_executor_that_does_not_end(start_fake):
     ids=["execute", "close"],
 )
 def test_ctrl_c_ends_the_executor(start_fake, call):
-    """A reply may still come after it: a handle that went on would take it for that to the next request."""
-    handle = start_fake("os.kill(os.getppid(), signal.SIGINT); wait()")
+    """Otherwise its late reply would be taken for that to the next request."""
+    handle = start_fake("os.kill(os.getppid(), signal.SIGINT); wait(1)")
     with pytest.raises(KeyboardInterrupt):
         call(handle)
     assert_ended(handle)
 
 
-def test_an_exception_in_the_block_ends_the_executor(executor_command, package_dir):
-    with pytest.raises(KeyError), ExecutorHandle(
-        package_dir, executor_command
-    ) as handle:
+def test_an_exception_in_the_block_ends_the_executor(start):
+    handle = start()
+    with pytest.raises(KeyError), handle:
         raise KeyError
     assert_ended(handle)
 
 
 def test_a_handle_that_is_dropped_ends_the_executor(package_dir):
-    handle = ExecutorHandle(package_dir, [*PYTHON, FAKE + "wait()"])
+    handle = ExecutorHandle(package_dir, [*PYTHON, FAKE + "wait(1)"])
     assert run(handle, "t") == ANSWER
     pid = handle.pid
     del handle
     gc.collect()
     assert not os.path.exists(f"/proc/{pid}")
+
+
+# ---------------------------------------------------------------------------- start
 
 
 def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir):
@@ -431,35 +534,47 @@ def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir):
         ExecutorHandle(package_dir, [sys.executable], stderr=subprocess.STDOUT)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("frozen", True), ("executable", ""), ("executable", None)],
+)
+def test_a_program_without_an_interpreter_needs_a_command(
+    start, package_dir, monkeypatch, name, value
+):
+    monkeypatch.setattr(sys, name, value, raising=False)
+    with pytest.raises(ValueError, match="command"):
+        ExecutorHandle(package_dir)
+    assert run(start(), "fibonacci", 10) == [55]
+
+
 @pytest.mark.parametrize("as_type", [str, os.fsencode, lambda path: path])
-def test_the_environment_is_replaced_and_has_the_package_directory(
+def test_the_environment_is_replaced_and_has_the_directory(
     executor_command, package_dir, as_type
 ):
     env = {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
     with ExecutorHandle(as_type(package_dir), executor_command, env) as handle:
         (lines,) = run(handle, "environment", package="process")
-    assert sorted(lines.splitlines()) == [
-        "A=1",
-        f"SPIDER_TDL_PACKAGE_DIR={package_dir}",
-    ]
+    expected = {"A=1", f"SPIDER_TDL_PACKAGE_DIR={package_dir}"}
+    assert set(lines.splitlines()) == expected
     assert env == {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
 
 
-def test_stderr_goes_where_the_caller_says_and_is_readable_after_the_end(
-    executor_command, package_dir, tmp_path
-):
+def test_stderr_goes_where_the_caller_says(executor_command, package_dir, tmp_path):
     env = {**os.environ, "RUST_LOG": "info"}
-    with ExecutorHandle(
-        package_dir, executor_command, env, stderr=subprocess.PIPE
-    ) as handle:
-        assert run(handle, "fibonacci", 10) == [55]
-    with handle.stderr:
-        assert b"Executor exits." in handle.stderr.read()
-    with (tmp_path / "log").open("wb") as log, ExecutorHandle(
+    path = tmp_path / "log"
+    with path.open("wb") as log, ExecutorHandle(
         package_dir, executor_command, env, log
     ) as handle:
         assert handle.stderr is None
-    assert b"Executor exits." in (tmp_path / "log").read_bytes()
+    assert b"Executor exits." in path.read_bytes()
+
+
+def test_a_stderr_pipe_can_be_read_after_the_end(executor_command, package_dir):
+    env = {**os.environ, "RUST_LOG": "info"}
+    with ExecutorHandle(package_dir, executor_command, env, subprocess.PIPE) as handle:
+        assert run(handle, "fibonacci", 10) == [55]
+    with handle.stderr:
+        assert b"Executor exits." in handle.stderr.read()
 
 
 @pytest.mark.ours
@@ -467,93 +582,191 @@ def test_the_default_command_is_this_program(package_dir):
     with ExecutorHandle(package_dir) as handle:
         assert run(handle, "fibonacci", 10) == [55]
         with open(f"/proc/{handle.pid}/cmdline", "rb") as file:
-            assert (
-                list(map(os.fsdecode, file.read().split(b"\0")[:-1]))
-                == spider_executor.own_command()
-            )
+            arguments = file.read().split(b"\0")[:-1]
+    assert list(map(os.fsdecode, arguments)) == spider_executor.own_command()
+
+
+# ------------------------------------------------------------------- other programs
 
 
 @pytest.fixture
-def parent(executor_command, package_dir, tmp_path):
+def program(executor_command, package_dir, tmp_path):
     """Run a program that uses handles. Return its exit status and what it said."""
 
-    def parent(script, before="", command=executor_command):
-        program = f"""
-import select, sys
-{before}
-import gc, os, signal, subprocess, threading
+    def program(script, before="", command=executor_command):
+        said = tmp_path / "said"
+        said.touch()
+        text = f"""
+import gc, os, signal, subprocess, sys, threading
 sys.path.insert(0, {str(build.ROOT)!r})
-from spider_executor import ExecutorHandle
-def run(handle):
-    return handle.execute({TASKS!r}, "fibonacci", 10, timeout={executor.DEADLINE})
+{before}
+from spider_executor import ExecutorCrash, ExecutorHandle
+said = os.open({str(said)!r}, os.O_WRONLY)
 def say(*values):
-    with open({str(tmp_path / "said")!r}, "w") as file:
-        print(*values, file=file)
-def make():
-    return ExecutorHandle({str(package_dir)!r}, {command!r}, stderr=subprocess.DEVNULL)
+    os.write(said, " ".join(map(str, values)).encode() + b"\\n")
+def make(stderr=subprocess.DEVNULL):
+    return ExecutorHandle({str(package_dir)!r}, {command!r}, stderr=stderr)
+def run(handle, package={TASKS!r}, task="fibonacci"):
+    return handle.execute(package, task, 10, timeout={executor.DEADLINE})
+def crash(handle):
+    try:
+        run(handle, "crashing", "raise:6")
+    except ExecutorCrash as error:
+        say(error, error.exit_code, error.signal)
 {script}
 """
-        done = subprocess.run(
-            [sys.executable, "-c", program], timeout=executor.DEADLINE
-        )
-        return done.returncode, (tmp_path / "said").read_text()
+        command = [sys.executable, "-Werror", "-c", text]
+        options = {"timeout": executor.DEADLINE, "cwd": build.ROOT}
+        done = subprocess.run(command, stderr=subprocess.PIPE, **options)
+        assert done.stderr == b""
+        return done.returncode, said.read_text()
 
-    return parent
+    return program
 
 
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
-def test_the_pipes_are_above_2_if_standard_descriptors_are_closed(parent, closed):
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_pipes_are_above_2_if_standard_streams_are_closed(program, closed):
+    """Several threads make handles at the same time, and take a while."""
     script = f"""
+import time
+pipe = os.pipe
+os.pipe = lambda: (time.sleep(0.05), pipe())[1]
 for fd in {closed}:
     os.close(fd)
-with make() as handle:
-    found = [run(handle)]
-    for fd in {closed}:
-        try:
-            os.write(fd, b"print")
-        except OSError as error:
-            found.append(error.errno)
-    say(*found, run(handle))
+handles = []
+make_one = lambda: handles.append(make(subprocess.PIPE))
+threads = [threading.Thread(target=make_one) for _ in range(4)]
+for thread in threads:
+    thread.start()
+    time.sleep(0.03)
+for thread in threads:
+    thread.join()
+for fd in {closed}:
+    try:
+        say(os.fstat(fd))
+    except OSError as error:
+        say(error.errno)
+for handle in handles:
+    say(run(handle))
+    handle.stderr.close()
+    handle.close()
 """
-    assert parent(script) == (0, f"[55] {'9 ' * len(closed)}[55]\n")
+    assert program(script) == (0, "9\n" * len(closed) + "[55]\n" * 4)
 
 
-def test_select_may_lack_poll(parent):
-    """eventlet and gevent take it away."""
-    # From CPython 3.15 on, subprocess cannot do without select.poll.
-    gone = (
-        "select.epoll" if sys.version_info >= (3, 15) else "select.poll, select.epoll"
-    )
-    assert parent("with make() as handle: say(run(handle))", f"del {gone}") == (
-        0,
-        "[55]\n",
-    )
+def test_the_root_directory_need_not_be_readable(program):
+    """An audit hook refuses it, as mode 0711 does for another user."""
+    refuse = """
+def refuse(event, arguments):
+    if event == "open" and arguments[0] == "/":
+        raise PermissionError("the root directory")
+sys.addaudithook(refuse)
+"""
+    script = "with make() as handle: say(run(handle))"
+    assert program(script, refuse) == (0, "[55]\n")
+
+
+def test_no_descriptor_is_lost_near_the_limit(program):
+    script = """
+import resource
+make().close()
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+for limit in range(4, 20):
+    made = False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        handle = make(subprocess.PIPE)
+        made = True
+    except OSError:
+        pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    if made:
+        handle.stderr.close()
+        handle.close()
+    say(limit, made, len(os.listdir("/proc/self/fd")))
+"""
+    status, said = program(script)
+    lines = [line.split() for line in said.splitlines()]
+    assert (status, lines[0][1], lines[-1][1]) == (0, "False", "True")
+    assert {files for _, _, files in lines} == {lines[-1][2]}
+
+
+def test_a_lost_exit_status_is_no_exit_code(program):
+    """The system keeps none for a program that ignores SIGCHLD."""
+    ignore = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    status, said = program("crash(make()); say(make().close())", ignore)
+    assert status == 0
+    assert "its exit status is lost, because this program ignores SIGCHLD" in said
+    assert said.endswith(" None None\nNone\n")
+
+
+@pytest.mark.ours
+def test_a_relative_path_of_the_modules_may_be_left(program, tmp_path):
+    """Only in an archive are the paths of modules relative."""
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        for name in ("protocol.py", "spider_executor.py"):
+            archive.write(build.ROOT / name, name)
+    leave = f"""
+os.chdir({str(tmp_path)!r})
+sys.path[0] = "archive"
+import spider_executor
+os.chdir("/")
+"""
+    script = "with make() as handle: say(run(handle))"
+    assert program(script, leave, command=None) == (0, "[55]\n")
 
 
 @pytest.mark.parametrize(
-    "sibling",
+    ("last", "said"),
     [
-        "signal.pause()",
-        "del handle; gc.collect(); os.kill(os.getpid(), signal.SIGSTOP)",
+        ("say(run(handle))", "[55]\n"),
+        ("crash(handle)", "the executor was killed by SIGABRT None SIGABRT\n"),
     ],
+    ids=["execute", "crash"],
 )
-def test_a_sibling_with_a_copy_of_the_handle_neither_ends_the_executor_nor_delays_close(
-    parent, sibling
-):
+def test_a_generator_may_end_with_the_interpreter(program, last, said):
+    script = f"""
+def generate():
+    with make() as handle:
+        try:
+            yield
+        finally:
+            {last}
+generator = generate()
+next(generator)
+"""
+    assert program(script) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("pass", ""),
+        ("del handle; gc.collect()", ""),
+        ("handle.kill()", ""),
+        ("with handle: pass", ""),
+        ("say(handle.close())", "None\n"),
+        (
+            "try: run(handle)\n    except RuntimeError as error: say(error)",
+            "this handle belongs to the process that made it;"
+            " spawn another executor in this one\n",
+        ),
+    ],
+    ids=["keep", "drop", "kill", "block", "close", "execute"],
+)
+def test_a_fork_of_the_program_can_only_let_go(program, action, said):
+    """It neither ends the executor nor talks to it, and close does not wait for it."""
     script = f"""
 handle = make()
-sibling = os.fork()
-if sibling == 0:
-    {sibling}
-if "STOP" in {sibling!r}:
-    os.waitpid(sibling, os.WUNTRACED)
-answer = run(handle)
-status = handle.close()
+if not (sibling := os.fork()):
+    {action}
+    os.kill(os.getpid(), signal.SIGSTOP)
+os.waitpid(sibling, os.WUNTRACED)
+say(run(handle), handle.close())
 os.kill(sibling, signal.SIGKILL)
 os.waitpid(sibling, 0)
-say(answer, status)
 """
-    assert parent(script) == (0, "[55] 0\n")
+    assert program(script) == (0, f"{said}[55] 0\n")
 
 
 @pytest.mark.parametrize(
@@ -564,12 +777,12 @@ say(answer, status)
         ("handle.itself = handle", 0),
         ("threading.Thread(target=sys.exit).start()", 0),
     ],
+    ids=["end", "exit", "cycle", "thread"],
 )
-def test_a_parent_that_ends_without_close_leaves_no_executor(parent, end, status):
-    """This executor does not end when its stdin is closed."""
-    found, said = parent(
-        f"handle = make()\nrun(handle)\nsay(handle.pid)\n{end}",
-        command=[*PYTHON, FAKE + "wait()"],
-    )
+def test_a_program_that_ends_without_close_kills_its_executor(program, end, status):
+    """This executor would go on for a minute."""
+    script = f"handle = make(); run(handle); say(handle.pid)\n{end}"
+    command = [*PYTHON, FAKE + "time.sleep(60)"]
+    found, said = program(script, command=command)
     assert found == status
     executor.wait_for(lambda: process.is_gone(int(said)), "the executor to end")

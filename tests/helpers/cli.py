@@ -1,11 +1,13 @@
-"""The command line as its users call it: a process with arguments, two streams and an exit code.
+"""The command line as its users call it: arguments, two streams and an exit code.
 
-call(*arguments, stdin=b"", shell=LINE, **env)      runs a command to its end; LINE of sh starts it
-call_on_terminal(*arguments, until="", **env)       the same with a terminal; presses Ctrl-C when it shows `until`
-interrupt(ready, *arguments, number, shell, **env)  sends a signal to the command when ready(pid) holds
-Done                                                status, stdout (bytes), stderr (text), complaint (its one line)
-WITHOUT_RIGHTS, WITHOUT_SIGCHLD, UNREAD_STDOUT      such LINEs: permissions hold for root; SIGCHLD is ignored;
-                                                    nobody reads stdout
+call(*arguments, stdin=b"", shell=LINE, **env)  runs a command; LINE of sh starts it
+call_on_terminal(*arguments, **env)             the same with a terminal
+interrupt(ready, *arguments, number, shell=LINE, **env)
+                                                sends a signal when ready(pid) holds
+Done                                            status, stdout (bytes), stderr (text),
+                                                complaint (its one line)
+WITHOUT_RIGHTS, WITHOUT_SIGCHLD, UNREAD_STDOUT  such LINEs: permissions hold for root;
+                                                SIGCHLD is ignored; nobody reads stdout
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from subprocess import Popen
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helpers import executor
 from helpers.build import ROOT
@@ -30,11 +31,24 @@ EXEC = 'exec "$@"'
 
 
 def started_by(code: str) -> str:
-    """A line of sh for `call`: a Python program changes the process before the command starts in it."""
-    return f"""exec '{sys.executable}' -c 'import os, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])' "$@\""""
+    """A line of sh for `call`: Python code changes the process before the command."""
+    code = f"import os, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])"
+    return f"""exec '{sys.executable}' -c '{code}' "$@\""""
 
 
-# Takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from the capabilities that a program can have.
+def prepared_by(code: str) -> str:
+    """A line of sh for `call`: the command runs in a Python that has run this code."""
+    code = f"""
+import sys
+{code}
+sys.path.insert(0, "{ROOT}")
+import spider_executor
+sys.exit(spider_executor.main())
+"""
+    return f"""shift {len(COMMAND)}; exec '{sys.executable}' -c '{code}' "$@\""""
+
+
+# Takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH from what a program can have.
 WITHOUT_RIGHTS = started_by(
     "import ctypes; [ctypes.CDLL(None).prctl(24, n, 0, 0, 0) for n in (1, 2)]"
 )
@@ -42,7 +56,9 @@ WITHOUT_SIGCHLD = started_by(
     "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
 )
 # Writes until the reader has gone, then runs the command and writes its exit code.
-UNREAD_STDOUT = """(exec 3>&1; { trap '' PIPE; while echo; do :; done 2>&-; "$@"; echo $? >&3; } | true)"""
+UNREAD_STDOUT = """
+(exec 3>&1; { trap '' PIPE; while echo; do :; done 2>&-; "$@"; echo $? >&3; } | true)
+"""
 
 
 class Done(NamedTuple):
@@ -52,47 +68,48 @@ class Done(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """The text of stderr, which must be one line that starts with the program's name."""
+        """The one line of stderr, without the program's name."""
         name, _, text = self.stderr.partition(": ")
-        assert name == "spider-task-executor"
-        assert text.count("\n") == 1, self.stderr
+        one_line = (name, text.count("\n")) == ("spider-task-executor", 1)
+        assert one_line, f"expected one line, found {self.stderr}"
         return text.rstrip("\n")
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment with `changes`, and without the variables that steer an executor."""
-    steering = ("SPIDER_TDL_PACKAGE_DIR", "RUST_LOG", "SPIDER_INSTRUMENT_SLEEP_US")
-    return {
-        **{name: value for name, value in os.environ.items() if name not in steering},
-        **changes,
-    }
+    """This process's environment, changed, without variables that steer an executor."""
+    variables = dict(os.environ)
+    for name in ("SPIDER_TDL_PACKAGE_DIR", "RUST_LOG", "SPIDER_INSTRUMENT_SLEEP_US"):
+        variables.pop(name, None)
+    return {**variables, **changes}
+
+
+def _done(status: int, stdout: bytes, stderr: bytes) -> Done:
+    """A traceback fails the test, whatever the test is about."""
+    text = stderr.decode("utf-8")
+    assert "Traceback" not in text, f"expected no traceback, found {text}"
+    return Done(status, stdout, text)
 
 
 def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) -> Done:
-    """Run the command to its end. A traceback on stderr fails the test, whatever the test is about."""
+    """Run the command to its end."""
     command = ["sh", "-c", shell, "sh", *COMMAND, *arguments]
-    options = {"env": environment(**env), "timeout": executor.DEADLINE}
+    options: Any = {"env": environment(**env), "timeout": executor.DEADLINE}
     done = subprocess.run(command, input=stdin, capture_output=True, **options)
-    stderr = done.stderr.decode("utf-8")
-    assert "Traceback" not in stderr, stderr
-    return Done(done.returncode, done.stdout, stderr)
+    return _done(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
 def _started(
-    arguments: tuple[object, ...], output: int, env: dict[str, str], shell: str = EXEC
+    arguments: tuple[object, ...], output: int, shell: str, env: dict[str, str]
 ) -> Iterator[Popen]:
-    """Start the command in a process group of its own. At the end, kill it and what it has left."""
-    options = {
-        "stdout": output,
-        "stderr": output,
-        "env": environment(**env),
-        "start_new_session": True,
-    }
+    """Start the command in a process group. At the end, kill all of the group."""
     with Popen(
         ["sh", "-c", shell, "sh", *COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
-        **options,
+        stdout=output,
+        stderr=output,
+        env=environment(**env),
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -101,28 +118,19 @@ def _started(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def call_on_terminal(*arguments: object, until: str = "", **env: str) -> Done:
-    """Run the command on a terminal, which is its stdout and its stderr. The text is in `stderr` of the result."""
+def call_on_terminal(*arguments: object, **env: str) -> Done:
+    """Run the command with stdout and stderr on a terminal. `stderr` has the text."""
     terminal, its_end = os.openpty()
-    shown, deadline = b"", time.monotonic() + executor.DEADLINE
-    with _started(arguments, its_end, env) as process, open(
+    shown = b""
+    with _started(arguments, its_end, EXEC, env) as process, open(
         terminal, "rb", buffering=0
     ) as reader:
         os.close(its_end)
-        while True:
-            assert select.select([reader], [], [], deadline - time.monotonic())[0], (
-                shown
-            )
-            try:
+        with suppress(OSError):  # Every process that had the terminal has ended.
+            while select.select([reader], [], [], executor.DEADLINE)[0]:
                 shown += reader.read(65536)
-            except OSError:  # Every process that had the terminal has ended.
-                break
-            if until and until.encode() in shown:
-                until = ""
-                os.killpg(process.pid, signal.SIGINT)
         status = process.wait(executor.DEADLINE)
-    assert not until, shown
-    return Done(status, b"", shown.decode("utf-8").replace("\r\n", "\n"))
+    return _done(status, b"", shown.replace(b"\r\n", b"\n"))
 
 
 def interrupt(
@@ -132,9 +140,9 @@ def interrupt(
     shell: str = EXEC,
     **env: str,
 ) -> Done:
-    """Send a signal to the command, but not to its child processes, when `ready(pid)` holds."""
-    with _started(arguments, subprocess.PIPE, env, shell) as process:
+    """Send a signal to the command, not to its children, when `ready(pid)` holds."""
+    with _started(arguments, subprocess.PIPE, shell, env) as process:
         executor.wait_for(lambda: ready(process.pid), "the command to be at work")
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=executor.DEADLINE)
-    return Done(process.returncode, stdout, stderr.decode("utf-8"))
+    return _done(process.returncode, stdout, stderr)
