@@ -28,23 +28,18 @@ OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
 # Values of RUST_LOG, and the level that they give this program.
 FILTERS = {
     "off": OFF,
-    "spider_task_executor=off": OFF,
     "error": ERROR,
     "1": ERROR,
     "warn": WARN,
     "wArN": WARN,
-    "2": WARN,
     "info": INFO,
     "3": INFO,
     ",info,,": INFO,
     "debug": DEBUG,
     "4": DEBUG,
-    "trace": TRACE,
     "5": TRACE,
     # A target alone is TRACE. It matches as a prefix.
     "spider": TRACE,
-    "spider_task_executor": TRACE,
-    "spider=info": INFO,
     "s=info": INFO,
     "tokio=trace,hyper=debug,warn": WARN,
     "info,xspider=off": INFO,
@@ -68,8 +63,6 @@ OWN_FILTERS = {
     None: ERROR,
     "": ERROR,
     ",": ERROR,
-    "   ": ERROR,
-    "tokio=trace": ERROR,
     "other": ERROR,
     "other-target": ERROR,
     " info ": INFO,
@@ -92,7 +85,6 @@ UNREADABLE = [
     "spider=6",
     "spider=-1",
     "x=y=z",
-    "?",
     '"\\"',
     "a b",
     "\udcff\udcfe=info",
@@ -289,8 +281,9 @@ def test_the_info_lines_of_a_life(spawn):
 @ours
 def test_timestamps_are_utc_with_microseconds(spawn):
     child = spawn(env={"RUST_LOG": "debug", "TZ": "Asia/Tokyo"})
+    tenths = []
 
-    def starts_with_zero():
+    def are_three_early():
         before = time.time_ns() // 1000
         assert child.serves()
         text = child.log_lines()[-1]["timestamp"]
@@ -298,9 +291,10 @@ def test_timestamps_are_utc_with_microseconds(spawn):
         moment = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00")
         found = round(moment.timestamp() * 1_000_000)
         assert before <= found <= time.time_ns() // 1000
-        return text[20] == "0"
+        tenths.append(text[20])
+        return tenths.count("0") > 2
 
-    executor.wait_for(starts_with_zero, "a line in the first tenth of a second")
+    executor.wait_for(are_three_early, "three lines in the first tenth of a second")
 
 
 @ours
@@ -363,6 +357,8 @@ def test_a_line_is_one_write_of_less_than_64_kib(spawn, stderr, character):
         line = reader.recv(1 << 20)
         assert len(line) < 65536
         assert line.endswith(b"}\n")
+        # Without blanks, as Spider writes it.
+        assert b', "' not in line
         entry = json.loads(line)
         assert entry["level"] == level
         fields.append(entry["fields"])
