@@ -29,7 +29,6 @@ OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
 FILTERS = {
     "off": OFF,
     "error": ERROR,
-    "1": ERROR,
     "warn": WARN,
     "wArN": WARN,
     "info": INFO,
