@@ -1556,10 +1556,10 @@ def _print(data: bytes) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
+    # It may be a pipe that does not block.
+    os.set_blocking(fd, True)
     rest = memoryview(data)
     while rest:
-        # It may be a pipe that does not block.
-        select.select([], [fd], [])
         rest = rest[os.write(fd, rest) :]
 
 
@@ -1611,6 +1611,8 @@ def _read_value(text: str) -> Any:
     data: Any = text
     source = 0 if text == "-" else text[1:]
     try:
+        if text == "-":
+            os.set_blocking(0, True)
         if text == "-" or (source and text.startswith("@")):
             with open(source, "rb") as file:
                 data = file.read()
