@@ -1,8 +1,7 @@
-"""The executable file that `make dist/spider-task-executor` makes of the two modules."""
+"""The executable file that `make dist/spider-task-executor` makes of the modules."""
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -10,151 +9,164 @@ import time
 import zipfile
 
 import pytest
-from helpers import build, cli, executor, process
-
-from spider_executor import START
+from helpers import build, cli, executor
 
 pytestmark = pytest.mark.ours
 
-TASK = ["integration_test_tasks", "fibonacci"]
-INTERPRETER_MAX = 255 - len(f"#! -ISc{START}")
+TASK = ["integration_test_tasks", "fibonacci", "10"]
+# Linux before 5.1 reads as many bytes of the first line, and drops the rest.
+LINE_MAX = 127
 # Not the link in a virtual environment, whose path may be too long for a first line.
 PYTHON = os.path.realpath(sys.executable)
-if len(PYTHON) > INTERPRETER_MAX:
+if len(PYTHON) > 60:
     link = os.path.join(tempfile.mkdtemp(), "python3")
     os.symlink(PYTHON, link)
     PYTHON = link
 
 
-def make(directory, interpreter=PYTHON, fails=False, **env):
-    """Make the file in a copy of the project. Return its path and what make said."""
+def run_make(directory, interpreter, **env):
+    """Run make in a copy of the project. Return its exit code and what it said."""
     for name in ("Makefile", "protocol.py", "spider_executor.py"):
         shutil.copy(build.ROOT / name, directory)
-    command = [
-        "make",
-        "-s",
-        f"PYTHON={PYTHON}",
-        f"INTERPRETER={interpreter}",
-        "dist/spider-task-executor",
-    ]
-    # `make test` passes its own variables on.
-    env = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if "MAKE" not in name and name != "DIST"
-        },
-        **env,
-    }
+    variables = [f"PYTHON={PYTHON}", f"INTERPRETER={interpreter}"]
     done = subprocess.run(
-        command,
+        ["make", "-s", *variables, "dist/spider-task-executor"],
         cwd=directory,
-        env=env,
+        # `make test` would pass its own variables on.
+        env={"PATH": os.environ["PATH"], **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=executor.DEADLINE,
     )
-    assert bool(done.returncode) is fails, done.stdout
-    return directory / "dist" / "spider-task-executor", done.stdout.decode()
+    return done.returncode, done.stdout.decode()
+
+
+def make(directory, interpreter=PYTHON, **env):
+    """Make the file. Return its path."""
+    status, said = run_make(directory, interpreter, **env)
+    assert status == 0, f"expected a file, found: {said}"
+    return directory / "dist" / "spider-task-executor"
+
+
+def first_line(path):
+    return path.read_bytes().partition(b"\n")[0].decode()
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """The file alone in a directory."""
     directory = tmp_path_factory.mktemp("make")
-    target = make(directory)[0].rename(
-        tmp_path_factory.mktemp("bin") / "spider-task-executor"
-    )
+    alone = tmp_path_factory.mktemp("bin") / "spider-task-executor"
+    target = make(directory).rename(alone)
     shutil.rmtree(directory)
     return target
 
 
 @pytest.fixture
 def works(package_dir, spawn):
+    """Check that a command serves, runs tasks and checks packages."""
     env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
 
     def works(command, **options):
+        package, task, value = TASK
         served = spawn(command=command, **options)
-        assert served.call(*TASK, 10) == [55]
+        assert served.call(package, task, int(value)) == [55]
         assert served.finish() == (b"", 0)
-        options = {"env": env, "timeout": executor.DEADLINE, **options}
-        assert (
-            subprocess.check_output([*command, "run", *TASK, "10"], **options)
-            == b"[55]\n"
-        )
-        checked = subprocess.check_output([*command, "check", "complex"], **options)
-        assert checked == b"complex    serves\n1 of 1 packages serve\n"
+        for arguments, expected in (
+            (["run", *TASK], "[55]\n"),
+            (["check", "complex"], "complex    serves\n1 of 1 packages serve\n"),
+        ):
+            line = [*command, *arguments]
+            output = subprocess.check_output(line, env=env, text=True, **options)
+            assert output == expected
 
     return works
 
 
-def test_it_works_however_it_is_started(works, file, tmp_path):
-    (tmp_path / "link").symlink_to(file)
+@pytest.mark.parametrize(
+    "command",
+    ["{file}", "{link}", "./link", "{python} -IS {file}", "{python} link"],
+)
+def test_it_works_however_it_is_started(works, file, tmp_path, command):
+    link = tmp_path / "link"
+    link.symlink_to(file)
     (tmp_path / "protocol.py").write_text("raise SystemExit('the wrong module')\n")
-    for command in (
-        [file],
-        [tmp_path / "link"],
-        ["./link"],
-        [sys.executable, "-IS", file],
-        [sys.executable, "link"],
-    ):
-        works(command, cwd=tmp_path)
-
-
-@pytest.mark.parametrize("interpreter", [PYTHON, ""])
-def test_its_first_line_names_the_interpreter(works, tmp_path, interpreter):
-    path, _ = make(tmp_path, interpreter)
-    line = path.read_bytes().partition(b"\n")[0].decode()
-    assert line.startswith(f"#!{interpreter or '/usr/bin/env -S python3'} -IS")
-    assert os.access(path, os.X_OK)
-    works([path])
-
-
-def test_a_first_line_may_have_255_bytes(tmp_path):
-    path, _ = make(tmp_path, "/" + "x" * (INTERPRETER_MAX - 1))
-    assert len(path.read_bytes().partition(b"\n")[0]) == 255
+    words = command.format(file=file, link=link, python=sys.executable).split()
+    works(words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("interpreter", "text"),
+    ("interpreter", "start"),
+    [(PYTHON, f"#!{PYTHON} -IS"), ("", "#!/usr/bin/env -S python3 -IS")],
+    ids=["given", "default"],
+)
+def test_its_first_line_starts_the_interpreter(works, tmp_path, interpreter, start):
+    path = make(tmp_path, interpreter)
+    assert first_line(path).startswith(start)
+    assert len(first_line(path)) <= LINE_MAX
+    works([path])
+
+
+def test_the_first_line_may_have_as_many_bytes_as_linux_reads(tmp_path):
+    rest = len(first_line(make(tmp_path, "/x"))) - len("/x")
+    assert rest + len("/usr/local/bin/python3") <= LINE_MAX
+    longest = "/" + "x" * (LINE_MAX - rest - 1)
+    assert len(first_line(make(tmp_path, longest))) == LINE_MAX
+    status, said = run_make(tmp_path, f"{longest}x")
+    assert status != 0
+    reason = "the first line of the executable file would have 128 bytes"
+    assert f"INTERPRETER: the path is too long: {reason}" in said
+    assert "Linux before 5.1 reads 127" in said
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "reason"),
     [
         ("python3", "expected an absolute path, found 'python3'"),
-        ("../bin/python3", "expected an absolute path"),
-        ("/opt/my python/bin/python3", "expected a path without blanks"),
-        ("/opt/python3\t", "expected a path without blanks"),
-        (
-            "/" + "x" * INTERPRETER_MAX,
-            "too long; the first line has 256 bytes, and Linux reads 255",
-        ),
+        ("../bin/python3", "expected an absolute path, found '../bin/python3'"),
+        ("/my python/python3", "expected a path without blanks, found '/my python/"),
+        ("/opt/python3\t", "expected a path without blanks, found '/opt/python3\t'"),
     ],
+    ids=["name", "relative", "blank", "tab"],
 )
-def test_an_interpreter_that_no_first_line_can_have_is_refused(
-    tmp_path, interpreter, text
-):
-    path, output = make(tmp_path, interpreter, fails=True)
-    assert "INTERPRETER" in output
-    assert text in output
-    assert not path.exists()
+def test_an_interpreter_that_no_first_line_can_have(tmp_path, interpreter, reason):
+    status, said = run_make(tmp_path, interpreter)
+    assert status != 0
+    assert f"INTERPRETER: {reason}" in said
+    assert not (tmp_path / "dist" / "spider-task-executor").exists()
+
+
+def test_the_interpreter_makes_the_bytecode(tmp_path):
+    """Another Python might not be able to read it."""
+    interpreter = tmp_path / "python3"
+    arguments = tmp_path / "arguments"
+    interpreter.write_text(
+        f'#!/bin/sh\necho "$@" >>{arguments}\nexec {PYTHON} "$@"\n',
+    )
+    interpreter.chmod(0o755)
+    make(tmp_path, interpreter)
+    assert "-m compileall" in arguments.read_text()
 
 
 def test_equal_sources_give_equal_files(file, tmp_path):
-    """At another time, since an archive counts in steps of two seconds, and under other settings."""
+    """At another time and under other settings. Archives count in two seconds."""
     made_at = file.stat().st_mtime
     executor.wait_for(lambda: time.time() > made_at + 2.1, "the clock")
     previous = os.umask(0o077)
     try:
-        path, _ = make(tmp_path, PYTHONHASHSEED="5", TZ="UTC7")
+        path = make(tmp_path, PYTHONHASHSEED="5", TZ="UTC7")
     finally:
         os.umask(previous)
-    assert (path.stat().st_mode, path.read_bytes()) == (
-        file.stat().st_mode,
-        file.read_bytes(),
-    )
+    assert path.stat().st_mode == file.stat().st_mode
+    assert path.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("useless", [".py", ".pyc"])
-def test_it_works_from_the_bytecode_or_from_the_sources(works, file, tmp_path, useless):
-    """Another Python cannot read the bytecode. Without any source, this Python shows that it does."""
+def test_it_works_from_bytecode_or_sources(works, file, tmp_path, useless):
+    """Another Python cannot read the bytecode.
+
+    Without any source, this Python shows that it does.
+    """
     target = tmp_path / file.name
     with file.open("rb") as old, target.open("wb") as new:
         new.write(old.readline())
@@ -163,12 +175,9 @@ def test_it_works_from_the_bytecode_or_from_the_sources(works, file, tmp_path, u
             for name in names:
                 is_useless = name.endswith(useless) and not name.startswith("__main__")
                 changed.writestr(name, b"?" * 100 if is_useless else archive.read(name))
-    assert {
-        "protocol.py",
-        "protocol.pyc",
-        "spider_executor.py",
-        "spider_executor.pyc",
-    } < set(names)
+    modules = ("boot", "protocol", "spider_executor")
+    expected = {f"{module}{end}" for module in modules for end in (".py", ".pyc")}
+    assert {*names} == {"__main__.py", *expected}
     target.chmod(0o755)
     works([target])
 
@@ -182,25 +191,6 @@ with ExecutorHandle({str(package_dir)!r}) as handle:
     assert handle.execute("integration_test_tasks", "fibonacci", 10) == [55]
     print(open(f"/proc/{{handle.pid}}/cmdline").read())
 """
-    shown = subprocess.check_output(
-        [sys.executable, "-c", script], cwd=tmp_path, timeout=executor.DEADLINE
-    )
+    command = [sys.executable, "-c", script]
+    shown = subprocess.check_output(command, cwd=tmp_path, timeout=executor.DEADLINE)
     assert str(file) in shown.decode()
-
-
-def test_ctrl_c_while_it_starts_kills_it_without_a_traceback(file, package_dir):
-    """From its first line on. What the interpreter does before that is not in the hands of this program."""
-    env = cli.environment(SPIDER_TDL_PACKAGE_DIR=str(package_dir))
-    for number in range(20):
-        with subprocess.Popen(
-            [file], env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as started:
-            deadline = time.monotonic() + executor.DEADLINE
-            while "_ctypes" not in process.maps(
-                started.pid
-            ):  # It is among the imports.
-                assert time.monotonic() < deadline
-            time.sleep(number * 0.0003)
-            started.send_signal(signal.SIGINT)
-            stderr = started.stderr.read()
-        assert (started.returncode, stderr) == (-signal.SIGINT, b"")

@@ -1,4 +1,7 @@
-"""What native code does to the process: crashes, `exit`, forks, signals, and what it leaves; parents that are gone."""
+"""What native code does to the process: crashes, `exit`, forks, signals, limits.
+
+And what happens to running code when the parent is gone.
+"""
 
 import os
 import resource
@@ -6,149 +9,202 @@ import select
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from helpers import build, executor, odd, process
 from helpers.executor import request
 
+from protocol import TaskContext
+
 FULL = "SPIDER_FUZZ_FULL" in os.environ
 needs_cxx = build.needs("C++ compiler")
+ours = pytest.mark.ours
+
+# The ids in the context of each request that ends in an ERROR line.
+IDS = {"job_id": 7, "task_id": 3, "task_instance_id": 12}
+
+
+def ask(task):
+    """The frame of a request for "package::task", as logs name it."""
+    return request(*task.split("::"), context=TaskContext(**IDS).encode())
+
+
+def check_error(child, message, task, **more):
+    """The log has one ERROR line about a task, with exactly these fields."""
+    expected = {"message": message, "task": task, **IDS, **more}
+    found = child.only_error()
+    assert found == expected, f"expected {expected}, found {found}"
 
 
 @pytest.fixture
-def group(spawn):
-    """An executor that leads a process group, in which tasks may leave processes."""
-    return spawn(start_new_session=True)
+def stage_odd(build_package, tmp_path):
+    """Stage a variant of the package "odd": stage_odd(*flags) is its directory."""
+
+    def stage(*flags):
+        build.stage(tmp_path, "odd", odd.build(build_package, *flags))
+        return tmp_path
+
+    return stage
 
 
-def check_error(child, message, call=None):
-    """The log has one ERROR line. It starts with this message and names the call, if any."""
-    fields = child.only_error()
-    assert fields["message"].startswith(message)
-    assert call is None or call in fields.values()
-    return fields
-
-
-# ----------------------------------------------------------------------------------------------------- crashes and exit
+# --------------------------------------------------------------------- crashes and exit
 
 CRASHES = [
-    ("crashing", "sigsegv:8", -signal.SIGSEGV),
-    ("crashing", "sigabrt", -signal.SIGABRT),
-    ("crashing", "sigbus", -signal.SIGBUS),
-    ("crashing", "sigfpe", -signal.SIGFPE),
-    pytest.param("crashing", "stack_overflow", -signal.SIGSEGV, marks=pytest.mark.ours),
-    ("crashing", f"raise:{int(signal.SIGILL)}", -signal.SIGILL),
-    ("crashing", "crash_in_a_thread", -signal.SIGSEGV),
-    pytest.param(
-        "descriptors", "print_and_crash", -signal.SIGABRT, marks=pytest.mark.ours
-    ),
-    pytest.param("cxx", "uncaught", -signal.SIGABRT, marks=needs_cxx),
-    pytest.param("cxx", "forget_thread", -signal.SIGABRT, marks=needs_cxx),
+    ("crashing::sigsegv:8", -signal.SIGSEGV),
+    ("crashing::sigabrt", -signal.SIGABRT),
+    ("crashing::sigbus", -signal.SIGBUS),
+    ("crashing::sigfpe", -signal.SIGFPE),
+    ("crashing::crash_in_a_thread", -signal.SIGSEGV),
+    (f"crashing::raise:{int(signal.SIGILL)}", -signal.SIGILL),
+    pytest.param("crashing::stack_overflow", -signal.SIGSEGV, marks=ours),
+    pytest.param("descriptors::print_and_crash", -signal.SIGABRT, marks=ours),
+    pytest.param("cxx::uncaught", -signal.SIGABRT, marks=needs_cxx),
+    pytest.param("cxx::forget_thread", -signal.SIGABRT, marks=needs_cxx),
 ]
+# No crash report can name these.
 OTHER_ENDS = [
-    ("crashing", f"raise:{int(signal.SIGKILL)}", -signal.SIGKILL),
-    ("odd", "crash", -signal.SIGABRT),
-    ("integration_test_tasks", "always_panic", -signal.SIGABRT),
-    *(("exiting", f"_exit:{status}", status) for status in (0, 7)),
+    (f"crashing::raise:{int(signal.SIGKILL)}", -signal.SIGKILL),
+    ("exiting::_exit:0", 0),
+    ("exiting::_exit:7", 7),
 ]
 
 
-@pytest.mark.parametrize(("package", "task", "status"), CRASHES + OTHER_ENDS)
-def test_a_crash_or__exit_is_the_end_of_stdout_and_shows_in_the_exit_status(
-    spawn, package, task, status
-):
+@pytest.mark.parametrize(("task", "status"), CRASHES + OTHER_ENDS)
+def test_a_crash_ends_stdout_and_shows_in_the_status(spawn, task, status):
     child = spawn()
     assert child.serves()
-    child.send(request(package, task) + request("buffers", "echo"))
+    child.send(ask(task) + request("buffers", "echo"))
     assert child.read_to_end() == (b"", status)
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize(("package", "task", "status"), CRASHES)
-def test_a_crash_report_names_package_and_task_and_comes_after_what_was_printed(
-    spawn, package, task, status
-):
+@ours
+@pytest.mark.parametrize(("task", "status"), CRASHES)
+def test_a_crash_report_names_the_task_after_its_prints(spawn, task, status):
     child = spawn()
     assert child.call("descriptors", "print_unflushed") == [1]
     assert child.call("crashing", "no_such_task").variant == "TaskError"
     child.call("crashing", "raise:0")
-    child.send(request(package, task))
+    child.send(ask(task))
     assert child.read_to_end() == (b"", status)
-    assert f"in {package}::{task}\n" in child.stderr()
-    assert child.stderr().count(f"in {package}::") == 1
-    assert "no_such_task" not in child.stderr()
-    assert child.stderr().startswith(
-        "unflushed" + "last words" * (task == "print_and_crash")
-    )
+    printed, _, report = child.stderr().partition("Fatal Python error")
+    words = "last words" if "print_and_crash" in task else ""
+    assert printed.startswith(f"unflushed{words}")
+    named = [line for line in report.splitlines() if "::" in line]
+    assert [line.rpartition(" in ")[2] for line in named] == [task]
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize(
-    ("package", "task"),
-    [("descriptors", "close_standard"), ("signals", "restore_defaults")],
-)
-def test_a_crash_after_a_task_took_away_descriptors_or_handlers(spawn, package, task):
+@ours
+def test_a_crash_report_needs_no_standard_descriptor(spawn):
     child = spawn()
-    assert child.call(package, task) == [1]
-    child.send(request("crashing", "sigsegv"))
+    assert child.call("descriptors", "close_standard") == [1]
+    child.send(ask("crashing::sigsegv"))
     assert child.read_to_end() == (b"", -signal.SIGSEGV)
-    assert ("in crashing::sigsegv\n" in child.stderr()) == (task == "close_standard")
+    assert "in crashing::sigsegv\n" in child.stderr()
 
 
-@pytest.mark.ours
+# In a thread, while the main one has the loader's lock.
+THREAD = "pthread_t t; pthread_create(&t,0,(void*){},0); pthread_join(t,0)"
+
+
+@ours
+@pytest.mark.parametrize(("end", "status"), [("abort", -signal.SIGABRT), ("exit", 1)])
 @pytest.mark.parametrize(
-    ("end", "status"), [("abort()", -signal.SIGABRT), ("exit(0)", 1)]
+    ("flag", "runs"),
+    [
+        pytest.param("-DCONSTRUCTOR=((void(*)(int)){})(0)", 1, id="constructor"),
+        pytest.param("-DINIT=(((void(*)(int)){})(0),number(0))", 1, id="init"),
+        pytest.param(f"-DCONSTRUCTOR={THREAD}", 20, id="thread"),
+    ],
 )
-@pytest.mark.parametrize("flag", ["-DCONSTRUCTOR={}", "-DINIT=({},number(0))"])
-def test_a_crash_or_exit_while_a_package_loads_names_it(
-    spawn, build_package, tmp_path, flag, end, status
+def test_an_end_while_a_package_loads_names_it(
+    spawn, stage_odd, flag, runs, end, status
 ):
-    build.stage(tmp_path, "odd", odd.build(build_package, flag.format(end)))
-    child = spawn(tmp_path)
-    child.send(request("odd", "answer"))
-    assert child.read_to_end() == (b"", status)
-    assert "odd (loading)" in child.stderr()
+    directory = stage_odd(flag.format(end))
+    for _ in range(runs):
+        child = spawn(directory)
+        child.send(ask("odd::answer"))
+        assert child.read_to_end() == (b"", status)
+        assert "odd (loading)" in child.stderr()
+        if end == "exit":
+            loading = {"during": "odd (loading)"}
+            check_error(child, "Native code called exit.", "odd::answer", **loading)
+        child.kill()
 
 
-@pytest.mark.ours
-def test_outputs_at_an_invalid_address(spawn):
-    """The kernel refuses to send a large buffer, and the executor itself crashes on a small one."""
+@ours
+def test_the_kernel_refuses_large_outputs_at_a_bad_address(spawn):
     child = spawn()
-    child.send(request("crashing", "invalid_outputs:100000"))
+    child.send(ask("crashing::invalid_outputs:100000"))
     assert child.read_to_end() == (b"", 1)
-    check_error(
-        child,
-        "A task returned outputs at an invalid pointer.",
-        "crashing::invalid_outputs:100000",
-    )
+    message = "A task returned outputs at an invalid pointer."
+    reason = {"err": "[Errno 14] Bad address"}
+    check_error(child, message, "crashing::invalid_outputs:100000", **reason)
+
+
+@ours
+@pytest.mark.parametrize("task", ["invalid_outputs:100", "invalid_error", "bad_free"])
+def test_a_crash_after_the_call_names_the_task(spawn, task):
+    """The executor itself crashes on what the task returned."""
     child = spawn()
-    child.send(request("crashing", "invalid_outputs:100"))
-    assert child.read_to_end() == (b"", -signal.SIGSEGV)
+    child.send(ask(f"crashing::{task}"))
+    _, status = child.read_to_end()
+    assert status in (-signal.SIGSEGV, -signal.SIGABRT)
+    assert f"in crashing::{task}\n" in child.stderr()
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize(
     "task", ["exit:0", "exit:3", "exit_from_a_thread:0", "exit_beside_a_reader:0"]
 )
-def test_exit_in_a_task_is_no_clean_end(group, task):
-    assert group.call("exiting", "print_at_exit") == [1]
-    group.send(request("exiting", task))
-    assert group.read_to_end() == (b"", 1)
-    check_error(group, "Native code called exit.", f"exiting::{task}")
+def test_exit_in_a_task_is_no_clean_end(spawn, task):
+    child = spawn()
+    assert child.call("exiting", "print_at_exit") == [1]
+    child.send(ask(f"exiting::{task}"))
+    assert child.read_to_end() == (b"", 1)
+    check_error(child, "Native code called exit.", f"exiting::{task}")
 
 
-@pytest.mark.ours
-def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
-    """It interrupts whatever the executor does. It may hang; then the parent's timeout ends it."""
+@contextmanager
+def full_log(spawn):
+    """An executor whose log pipe is full, and the reading end of the pipe."""
+    log, stderr = os.pipe()
+    with open(log, "rb", 0) as reader, open(stderr, "wb", 0) as writer:
+        while select.select([], [writer], [], 0)[1]:
+            writer.write(bytes(4096))
+        yield spawn(stderr=writer), reader
+
+
+@ours
+@pytest.mark.parametrize("threads", [8, 40])
+def test_threads_that_exit_together_never_end_it_cleanly(spawn, threads):
+    """Each takes one exit handler off the list of the C library.
+
+    The first one waits until its ERROR line is written.
+    """
+    for _ in range(200 if FULL else 3):
+        with full_log(spawn) as (child, reader):
+            child.send(ask(f"exiting::exit_together:{threads}"))
+            time.sleep(0.2)
+            reader.read(1 << 20)
+            assert child.read_to_end() == (b"", 1)
+            child.kill()
+
+
+@ours
+def test_exit_in_a_signal_handler_is_never_a_clean_end(spawn):
+    """It interrupts whatever the executor does.
+
+    It may hang. Then the parent's timeout ends it.
+    """
     ended = 0
     for _ in range(1000 if FULL else 20):
         child = spawn()
-        child.send(
-            request("exiting", "exit_in_a_handler:0") + request("buffers", "echo") * 200
-        )
+        child.send(ask("exiting::exit_in_a_handler:0"))
+        child.send(request("buffers", "echo") * 200)
         try:
-            # Not closed: the end of stdin would be a clean end.
-            child.process.wait(5)
+            # stdin stays open: its end would be a clean end.
+            child.process.wait(2)
         except subprocess.TimeoutExpired:
             child.kill()
             continue
@@ -160,56 +216,77 @@ def test_exit_in_a_signal_handler_never_looks_like_a_clean_end(spawn):
     assert ended
 
 
-# ----------------------------------------------------------------------------------------------------------------- fork
+# --------------------------------------------------------------------------------- fork
+
+RETURNED = "A child forked by a package returned into the executor."
 
 
-def check_ended_child(child):
-    fields = check_error(
-        child, "A child forked by a package returned into the executor"
-    )
-    assert fields["parent"] == child.pid
-
-
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize(
     "task", ["return_twice", "return_twice_failing", "return_twice_by_clone"]
 )
-def test_a_child_that_returns_from_a_task_never_answers(group, task):
-    assert group.call("exiting", "print_at_exit") == [1]
-    assert group.call("forking", task) == [1]  # the child's exit status
-    assert group.serves()
-    assert group.finish() == (b"", 0)
-    check_ended_child(group)
-    assert (
-        group.stderr().count("handler\n") == 1
-    )  # the exit handlers did not run in the child
-
-
-@pytest.mark.ours
-@pytest.mark.parametrize(
-    ("flags", "kind"),
-    [
-        (["-DCONSTRUCTOR=fork_and_wait()"], None),
-        (["-DCONSTRUCTOR=fork_and_wait()", "-DVERSION=9,9,9"], "IncompatibleVersion"),
-        (["-DCONSTRUCTOR=fork_and_wait()", "-DNO_EXECUTE"], "InvalidLibrary"),
-        (["-DINIT=(fork_and_wait(),number(0))"], None),
-        (['-DINIT=(fork_and_wait(),failure("Custom","no"))'], "PackageInitError"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
-def test_a_child_that_returns_from_loading_never_answers(
-    spawn, build_package, tmp_path, flags, kind
-):
-    build.stage(tmp_path, "odd", odd.build(build_package, *flags))
-    trace = odd.Trace(tmp_path)
-    child = spawn(tmp_path, env=trace.env, start_new_session=True)
-    found = child.call("odd", "child")
-    assert found == [1] if kind is None else found.variant == kind
+def test_a_child_that_returns_from_a_task_never_answers(spawn, task):
+    child = spawn()
+    assert child.call("exiting", "print_at_exit") == [1]
+    child.send(ask(f"forking::{task}"))
+    assert executor.outcome(child.receive()) == [1]  # the child's exit status
+    assert child.serves()
     assert child.finish() == (b"", 0)
-    check_ended_child(child)
-    assert trace.take().count("execute") == (
-        kind is None
-    )  # the child has not run the task
+    check_error(child, RETURNED, f"forking::{task}", parent=child.pid)
+    # The child runs no exit handlers.
+    assert child.stderr().count("handler\n") == 1
+
+
+IN_CONSTRUCTOR = "-DCONSTRUCTOR=fork_and_wait()"
+# Flags, the functions of the package that are called, and the variant of the error.
+FORKS_WHILE_LOADING = {
+    "constructor": ([IN_CONSTRUCTOR], "load version name execute", None),
+    "constructor and init": (
+        [IN_CONSTRUCTOR, odd.INIT_GOOD],
+        "load version name init execute",
+        None,
+    ),
+    "constructor and wrong version": (
+        [IN_CONSTRUCTOR, "-DVERSION=9,9,9"],
+        "load version unload",
+        "IncompatibleVersion",
+    ),
+    "constructor and no execute": (
+        [IN_CONSTRUCTOR, "-DNO_EXECUTE"],
+        "load version name",
+        "InvalidLibrary",
+    ),
+    "init": (
+        ["-DINIT=(fork_and_wait(),number(0))"],
+        "load version name init execute",
+        None,
+    ),
+    "failing init": (
+        ['-DINIT=(fork_and_wait(),failure("Custom","no"))'],
+        "load version name init",
+        "PackageInitError",
+    ),
+}
+
+
+@ours
+@pytest.mark.parametrize(
+    ("flags", "calls", "variant"),
+    FORKS_WHILE_LOADING.values(),
+    ids=FORKS_WHILE_LOADING,
+)
+def test_a_child_that_returns_from_loading_does_nothing(
+    spawn, stage_odd, tmp_path, flags, calls, variant
+):
+    trace = odd.Trace(tmp_path)
+    child = spawn(stage_odd(*flags), env=trace.env)
+    child.send(ask("odd::child"))
+    found = executor.outcome(child.receive())
+    # The exit status of the child, or the error.
+    assert found == [1] if variant is None else found.variant == variant
+    assert trace.take() == calls.split()
+    assert child.finish() == (b"", 0)
+    check_error(child, RETURNED, "odd::child", parent=child.pid)
 
 
 @pytest.mark.parametrize(
@@ -221,96 +298,107 @@ def test_a_child_that_returns_from_loading_never_answers(
         ("close_and_fork", 0),
     ],
 )
-def test_a_child_may_exit_or_fork(group, task, status):
-    assert group.call("forking", task) == [status]
-    assert group.serves()
-    assert group.finish() == (b"", 0)
-    assert group.stderr() == ""
+def test_a_child_may_exit_or_fork(spawn, task, status):
+    child = spawn()
+    assert child.call("forking", task) == [status]
+    assert child.serves()
+    child.end_silently()
 
 
-@pytest.mark.ours
-def test_a_program_that_outlives_a_crash_does_not_delay_the_end_of_stdout(group):
-    group.send(request("forking", "leave_program_and_crash"))
-    assert group.read_to_end() == (b"", -signal.SIGABRT)
-    os.killpg(group.pid, 0)  # the program lives
+@ours
+def test_a_program_that_outlives_a_crash_delays_nothing(spawn):
+    child = spawn()
+    child.send(ask("forking::leave_program_and_crash"))
+    assert child.read_to_end() == (b"", -signal.SIGABRT)
+    os.killpg(child.pid, 0)  # the program lives
 
 
-def test_threads_that_fork_while_others_fork_and_requests_are_served(spawn):
+def test_threads_that_fork_leave_no_child_that_hangs(spawn):
     """A handler around fork that takes Python's lock makes such children hang."""
+    echoes = request("buffers", "echo", 1) * 200
     for _ in range(200 if FULL else 3):
-        child = spawn(start_new_session=True)
+        child = spawn()
         assert child.call("forking", "start_forking:4") == [4]
         for _ in range(5):
-            (forks,) = child.call("forking", "count_forks")
-            assert (
-                executor.responses(
-                    child.exchange(request("buffers", "echo", 1) * 200, 37 * 200)
-                )
-                == [[1]] * 200
-            )
+            forks = child.call("forking", "count_forks")
+            replies = child.exchange(echoes, 37 * 200)
+            assert executor.responses(replies) == [[1]] * 200
             executor.wait_for(
-                lambda: child.call("forking", "count_forks") > [forks], "a fork"
-            )  # noqa: B023
+                lambda: child.call("forking", "count_forks") > forks,  # noqa: B023
+                "a fork",
+            )
         assert child.call("forking", "stop_forking") == [0]
         assert child.call("forking", "fork_in_new_threads:20") == [20]
         assert child.finish() == (b"", 0)
 
 
-# ------------------------------------------------------------------------------------------------ a parent that is gone
+# ---------------------------------------------------------------- a parent that is gone
+
+WAITS = 'fputs("waiting\\n",stderr),pause()'
+GONE = "The parent is gone while a task runs."
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("call", ["crashing::hang", "crashing::spin", "odd (loading)"])
-def test_a_running_task_or_init_function_ends_when_nobody_reads_stdout(
-    spawn, build_package, package_dir, tmp_path, call, both
-):
-    build.stage(
-        tmp_path,
-        "odd",
-        odd.build(
-            build_package, '-DINIT=(fputs("waiting\\n",stderr),pause(),number(0))'
-        ),
-    )
-    package, _, task = call.replace(" (loading)", "::answer").partition("::")
-    child = spawn(tmp_path if package == "odd" else package_dir)
-    child.send(request(package, task))
-    executor.wait_for(child.stderr, "the call")
+@ours
+@pytest.mark.parametrize("closes_input", [False, True], ids=["stdout", "both"])
+@pytest.mark.parametrize("task", ["crashing::hang", "crashing::spin"])
+def test_a_task_ends_when_nobody_reads_stdout(spawn, task, closes_input):
+    child = spawn()
+    child.send(ask(task))
+    executor.wait_for(child.stderr, "the task")
     child.close_output()
-    if both:
+    if closes_input:
         child.close_input()
     assert child.wait() == 1
-    check_error(child, "The parent is gone while a task runs.", call)
+    check_error(child, GONE, task)
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize(
-    "request_before", [("buffers", "echo"), ("none", "task"), ("buffers", "none")]
+    "flag", [f"-DINIT=({WAITS},number(0))", f"-DCONSTRUCTOR={WAITS}"]
 )
-def test_an_idle_executor_is_not_ended_by_the_watchdog(spawn, request_before):
-    """After a success, a failed load or an error, no task runs. The end of stdin is a clean end."""
-    child = spawn()
-    child.call(*request_before)
+def test_loading_ends_when_nobody_reads_stdout(spawn, stage_odd, flag):
+    child = spawn(stage_odd(flag))
+    child.send(ask("odd::answer"))
+    executor.wait_for(child.stderr, "the call")
     child.close_output()
-    time.sleep(0.4)
-    assert child.process.poll() is None
+    assert child.wait() == 1
+    check_error(child, GONE, "odd::answer", during="odd (loading)")
+
+
+@ours
+@pytest.mark.parametrize("before", ["buffers::echo", "none::task", "buffers::none"])
+def test_the_watchdog_sleeps_beside_an_idle_executor(spawn, before):
+    """After a success, a failed load or an error, no task runs."""
+    child = spawn()
+    child.call(*before.split("::"))
+    (watchdog,) = set(process.threads(child.pid)) - {child.pid}
+    child.close_output()
+
+    def sleeps():
+        states = set()
+        for _ in range(200):
+            time.sleep(0.001)
+            states.add(process.state(child.pid, watchdog))
+        return states == {"S"}
+
+    executor.wait_for(sleeps, "the watchdog to sleep")
     child.close_input()
     assert child.wait() == 0
     assert child.stderr() == ""
 
 
-@pytest.mark.ours
+@ours
 @pytest.mark.parametrize(
-    ("package", "task"),
+    "task",
     [
-        ("exiting", "wait_in_an_exit_handler"),
-        ("exiting", "wait_in_a_destructor"),
-        pytest.param("cxx", "wait_in_a_destructor", marks=needs_cxx),
+        "exiting::wait_in_an_exit_handler",
+        "exiting::wait_in_a_destructor",
+        pytest.param("cxx::wait_in_a_destructor", marks=needs_cxx),
     ],
 )
-def test_an_end_that_waits_is_over_when_the_parent_is_gone(spawn, package, task):
+def test_an_end_that_waits_is_over_when_the_parent_is_gone(spawn, task):
     child = spawn()
-    assert child.call(package, task) == [1]
+    assert child.call(*task.split("::")) == [1]
     child.close_input()
     executor.wait_for(lambda: "waiting" in child.stderr(), "the exit handler")
     time.sleep(0.4)
@@ -319,7 +407,7 @@ def test_an_end_that_waits_is_over_when_the_parent_is_gone(spawn, package, task)
     assert child.wait() == 1
 
 
-@pytest.mark.ours
+@ours
 def test_exit_handlers_have_time_when_the_parent_is_gone(spawn):
     child = spawn()
     assert child.call("exiting", "sleep_in_an_exit_handler:500") == [1]
@@ -330,44 +418,30 @@ def test_exit_handlers_have_time_when_the_parent_is_gone(spawn):
     assert child.stderr() == "sleeping\nslept\n"
 
 
-@pytest.mark.ours
-def test_the_watchdog_does_not_block_on_a_log_pipe_that_is_full(spawn):
-    log, stderr = os.pipe()
-    child = spawn(stderr=stderr)
-    os.close(stderr)
-    with open(log, "rb", 0) as reader:
-        child.send(request("crashing", "hang"))
-        executor.wait_for(lambda: select.select([reader], [], [], 0)[0], "the task")
-        # Another open file: O_NONBLOCK must not be that of the executor's own.
-        writer = os.open(f"/proc/self/fd/{log}", os.O_WRONLY | os.O_NONBLOCK)
-        try:
-            for size in (4096, 1):
-                while select.select([], [writer], [], 0)[1]:
-                    os.write(writer, bytes(size))
-        except BlockingIOError:
-            pass
-        os.close(writer)
+@ours
+def test_the_watchdog_does_not_block_on_a_full_log_pipe(spawn):
+    with full_log(spawn) as (child, _):
+        child.send(ask("crashing::hang"))
         child.close_output()
         assert child.wait() == 1
 
 
-# -------------------------------------------------------------------------------------------------------------- signals
+# ------------------------------------------------------------------------------ signals
 
 
+@ours
 @pytest.mark.parametrize(
     "task", ["wait_on_a_thread", "read_signalfd", "handle_on_main"]
 )
-def test_signals_for_a_tasks_threads_do_not_land_on_another_thread(spawn, task):
+def test_signals_for_a_tasks_threads_land_on_no_other(spawn, task):
     assert spawn().call("signals", task) == [50]
 
 
-@pytest.mark.ours
-def test_every_thread_but_the_main_one_blocks_all_signals(spawn):
+@ours
+def test_all_threads_but_the_main_one_block_all_signals(spawn):
     child = spawn()
     assert child.serves()
-    (watchdog,) = (
-        thread for thread in process.threads(child.pid) if thread != child.pid
-    )
+    (watchdog,) = set(process.threads(child.pid)) - {child.pid}
     assert process.blocked_signals(child.pid, child.pid) == set()
     # The C library keeps 32 and 33 for itself, and nobody can block two others.
     expected = set(range(1, 65)) - {32, 33, 34, signal.SIGKILL, signal.SIGSTOP}
@@ -376,78 +450,77 @@ def test_every_thread_but_the_main_one_blocks_all_signals(spawn):
 
 @pytest.mark.parametrize(("size", "count"), [(30_000, 10), (8_000_000, 1)])
 def test_a_signal_that_interrupts_a_write_costs_no_byte(spawn, size, count):
-    """The pipe is full when a timer's signal comes, so a part of a reply has been written."""
+    """The pipe is full when a timer's signal comes. Part of a reply is written then."""
     child = spawn()
     assert child.call("signals", "interrupt") == [1]
     child.send(request("buffers", f"filled:{size}") * count)
-    executor.wait_for(
-        lambda: select.select([child.process.stdout], [], [], 0)[0], "a reply"
-    )
+    stdout = child.process.stdout
+    executor.wait_for(lambda: select.select([stdout], [], [], 0)[0], "a reply")
     time.sleep(0.05)
+    expected = (bytes(range(251)) * (size // 251 + 1))[:size]
     for _ in range(count):
-        assert (
-            child.receive().outcome.outputs
-            == (bytes(range(251)) * (size // 251 + 1))[:size]
-        )
+        assert child.receive().outcome.outputs == expected
 
 
-# ----------------------------------------------------------------------------------------------------- what tasks leave
+# --------------------------------------------------------------------- what tasks leave
 
-# Spider's executor loses a relative package directory, and unloads the handler of a timer's signals before it exits.
-LEFT = "threads:8 change_environment clear_environment change_umask change_locale block_all restore_defaults"
-OURS_LEFT = [
-    pytest.param(task, marks=pytest.mark.ours)
-    for task in ("interrupt", "change_directory")
+LEFT = [
+    "process::threads:8",
+    "process::change_environment",
+    "process::clear_environment",
+    "process::change_umask",
+    "process::change_locale",
+    "signals::block_all",
+    "signals::restore_defaults",
+    # Spider's executor loses a relative package directory.
+    pytest.param("process::change_directory", marks=ours),
+    # It unloads the handler of a timer's signals before it exits.
+    pytest.param("signals::interrupt", marks=ours),
 ]
 
 
-@pytest.mark.parametrize("task", [*LEFT.split(), *OURS_LEFT])
+@pytest.mark.parametrize("task", LEFT)
 def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task):
-    # A relative package directory, which the process's own no longer leads to if a task has changed it.
     child = spawn(package_dir.name, cwd=str(package_dir.parent))
-    package = (
-        "signals"
-        if task in ("block_all", "interrupt", "restore_defaults")
-        else "process"
-    )
-    assert child.call(package, task) == [1]
+    assert child.call(*task.split("::")) == [1]
     for _ in range(100):
         assert child.serves()
     # Long enough for a few of the timer's signals.
     assert child.call("integration_test_tasks", "fibonacci", 30) == [832040]
     assert child.call("missing", "task").variant == "InvalidLibrary"
-    assert child.finish() == (b"", 0)
-    assert child.stderr() == ""
+    child.end_silently()
 
 
-# Spider's executor does not survive the last four. With the last two no package can be loaded.
-LIMITS = ["CORE", "FSIZE", "MEMLOCK", "NPROC", "STACK", "DATA", "AS", "NOFILE"]
+# Limits, and whether a package can still be loaded.
+LIMITS = [
+    ("CORE", True),
+    ("FSIZE", True),
+    ("MEMLOCK", True),
+    ("NPROC", True),
+    pytest.param("STACK", True, marks=ours),
+    pytest.param("DATA", True, marks=ours),
+    pytest.param("AS", False, marks=ours),
+    pytest.param("NOFILE", False, marks=ours),
+]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*LIMITS[:4], *(pytest.param(name, marks=pytest.mark.ours) for name in LIMITS[4:])],
-)
-def test_a_limit_of_0_that_a_task_leaves(spawn, name):
+@pytest.mark.parametrize(("name", "can_load"), LIMITS)
+def test_a_limit_of_0_that_a_task_leaves(spawn, name, can_load):
     child = spawn()
     assert child.serves()
-    assert child.call("process", f"limit:{getattr(resource, f'RLIMIT_{name}')}") == [1]
+    limit = getattr(resource, f"RLIMIT_{name}")
+    assert child.call("process", f"limit:{limit}") == [1]
     for _ in range(100):
         assert child.serves()
     found = child.call("odd", "answer")
-    assert (
-        found.variant == "InvalidLibrary" if name in ("AS", "NOFILE") else found == [1]
-    )
+    assert found == [1] if can_load else found.variant == "InvalidLibrary"
     assert child.serves()
-    assert child.finish() == (b"", 0)
-    assert child.stderr() == ""
+    child.end_silently()
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize("task", ["import", "run"])
-def test_a_package_can_use_the_interpreter_it_runs_in(spawn, task):
+@ours
+def test_a_package_can_use_the_interpreter_it_runs_in(spawn):
     child = spawn()
-    for _ in range(2):
+    for task in ("import", "run", "import", "run"):
         assert child.call("python", task) == [1]
-    assert child.finish() == (b"", 0)
-    assert child.stderr() == ""
+    child.end_silently()

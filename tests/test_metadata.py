@@ -1,16 +1,29 @@
-"""What pyproject.toml says about the project."""
+"""What the project says about its version is the same everywhere."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from helpers.build import ROOT
 
 import spider_executor
 
+VERSION_LINES = [
+    pytest.param("pyproject.toml", r'^version = "(.*)"$', id="pyproject.toml"),
+    pytest.param("CHANGELOG.md", r"^## \[(.*)\] - \d{4}-\d\d-\d\d$", id="CHANGELOG.md"),
+]
 
-def test_the_version_is_the_same_in_both_places() -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.findall(r'^version = "(.*)"$', text, re.MULTILINE) == [
-        spider_executor.__version__
-    ]
+
+@pytest.mark.parametrize(("name", "line"), VERSION_LINES)
+def test_the_newest_version_is_the_program_s(name: str, line: str) -> None:
+    path = ROOT / name
+    versions = re.findall(line, path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[:1] == [spider_executor.__version__]
+
+
+def test_releases_are_listed_newest_first() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    dates = re.findall(r"^## \[.*\] - (.*)$", text, re.MULTILINE)
+    assert dates == sorted(dates, reverse=True)
+    assert len(dates) == text.count("\n## ")

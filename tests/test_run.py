@@ -126,7 +126,7 @@ OPTION_HINT = " (options go before PACKAGE)"
         ("[" * 99999, f"VALUE {'[' * 40}: expected JSON: .*{TEXT_HINT}"),
         ("--timeout", f"VALUE --timeout: expected JSON: .*{OPTION_HINT}"),
         ("--help", f"VALUE --help: expected JSON: .*{OPTION_HINT}"),
-        ("-", "VALUE -: expected JSON: Expecting value: .*line 1"),
+        ("-", f"VALUE -: expected JSON: .*{TEXT_HINT}"),
         ("@", f"VALUE @: expected JSON: .*{TEXT_HINT}"),
         ("@/dev/null", f"VALUE @/dev/null: expected JSON: .*{TEXT_HINT}"),
         ("@/nonexistent", "/nonexistent: No such file or directory"),
@@ -164,6 +164,13 @@ def test_a_pipe_that_does_not_block_gets_all_of_the_outputs(run):
     done = run("buffers", "echo", "-", stdin=value, shell=late)
     assert (done.status, len(done.stdout)) == (0, len(value) + 3)
     assert done.stdout == b"[" + value + b"]\n"
+
+
+def test_a_stdin_that_does_not_block_is_read_to_its_end(run):
+    unblocked = cli.started_by("os.set_blocking(0, False)")
+    late = f"(sleep 0.2; cat) | ({unblocked})"
+    done = run("buffers", "echo", "-", stdin=b"[1]", shell=late)
+    assert (done.status, done.stdout) == (0, b"[[1]]\n")
 
 
 NAN, DEEP = float("nan"), b"\x91" * 255 + b"\x01"

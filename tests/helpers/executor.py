@@ -6,7 +6,7 @@ outcome, responses              what came back, as Python values
 wait_for                        polls a condition
 Executor                        the process, in these groups:
     send, receive, call, call_raw, serves, read, exchange
-    close_input, close_output, finish, read_to_end, wait, kill
+    close_input, close_output, finish, end_silently, read_to_end, wait, kill
     stderr, stderr_bytes, log_lines, errors, only_error, check_log
 """
 
@@ -204,6 +204,11 @@ class Executor:
         """
         output, _ = self._until_deadline(self.process.communicate, data)
         return output, self.process.returncode
+
+    def end_silently(self) -> None:
+        """Check that it ends with 0, without output or logs, when stdin ends."""
+        found = (*self.finish(), self.stderr())
+        assert found == (b"", 0, ""), f"expected a silent end, found {found}"
 
     def read_to_end(self) -> tuple[bytes, int]:
         """Read stdout to its end without closing stdin.

@@ -7,6 +7,7 @@ threads(pid)                the ids of its threads
 blocked_signals(pid, tid)   the signals that a thread blocks
 children(pid)               the pids of the main thread's children; [] after its end
 maps(pid)                   the text of maps; "" after its end
+state(pid, tid)             what a thread does: "R" runs, "S" sleeps; "" after its end
 is_gone(pid)                whether it has ended, reaped or not
 """
 
@@ -75,7 +76,11 @@ def maps(pid: int) -> str:
     return _text(pid, "maps")
 
 
-def is_gone(pid: int) -> bool:
+def state(pid: int, tid: int) -> str:
     # The state follows the program's name, which is in parentheses.
-    _, _, rest = _text(pid, "stat").rpartition(") ")
-    return not rest or rest[0] in "ZX"
+    _, _, rest = _text(pid, f"task/{tid}/stat").rpartition(") ")
+    return rest[:1]
+
+
+def is_gone(pid: int) -> bool:
+    return state(pid, pid) in ("", "Z", "X")

@@ -6,6 +6,8 @@
  *     raise:S              raises signal S
  *     crash_in_a_thread    writes to address 0, on another thread
  *     invalid_outputs:N    returns outputs of N bytes at address 8: the crash is the executor's
+ *     invalid_error        returns an error of 100 bytes at address 8
+ *     bad_free             returns outputs whose address the executor cannot free
  *     hang, spin           waits, or computes, for ever; prints "hanging" on stderr first
  */
 #include "abi.h"
@@ -82,6 +84,17 @@ static Result invalid_outputs(View inputs, long length)
     return (Result){0, (void *)8, (size_t)length};
 }
 
+static Result invalid_error(View inputs, long argument)
+{
+    return (Result){1, (void *)8, 100};
+}
+
+static Result bad_free(View inputs, long argument)
+{
+    static uint8_t outputs[64];
+    return (Result){0, outputs + 16, 4};
+}
+
 static Result hang(View inputs, long argument)
 {
     fputs("hanging\n", stderr);
@@ -107,5 +120,7 @@ PACKAGE("crashing",
     {"raise", raise_signal},
     {"crash_in_a_thread", crash_in_a_thread},
     {"invalid_outputs", invalid_outputs},
+    {"invalid_error", invalid_error},
+    {"bad_free", bad_free},
     {"hang", hang},
     {"spin", spin})

@@ -3,9 +3,9 @@
  *
  *     exit:N, _exit:N
  *     exit_from_a_thread:N       another thread calls exit(N) while the task waits for it
+ *     exit_together:N            N threads call exit(0) at the same moment
  *     exit_beside_a_reader:N     exit(N) while another thread is inside fgets(popen(...)) and holds that FILE's lock
  *     exit_in_a_handler:N        a timer of 1 ms starts; its signal handler calls exit(N), probably after the reply
- *     exit_in_an_exit_handler:N  atexit: a handler that calls exit(N) again
  *     wait_in_an_exit_handler    atexit: a handler that prints "waiting" on stderr and waits for ever
  *     wait_in_a_destructor       the same in this library's destructor
  *     sleep_in_an_exit_handler:MS   atexit: a handler that prints "sleeping", sleeps, and prints "slept" on stderr
@@ -58,6 +58,24 @@ static Result exit_from_a_thread(View inputs, long status)
     return number(0);
 }
 
+static pthread_barrier_t all_are_here;
+
+static void *exit_when_all_are_here(void *argument)
+{
+    pthread_barrier_wait(&all_are_here);
+    exit(0);
+}
+
+static Result exit_together(View inputs, long count)
+{
+    pthread_t thread;
+    pthread_barrier_init(&all_are_here, NULL, (unsigned)count);
+    for (long i = 0; i < count; i++)
+        pthread_create(&thread, NULL, exit_when_all_are_here, NULL);
+    pthread_join(thread, NULL);
+    return number(0);
+}
+
 /* The command's output is one line, which the reader takes, and then nothing while it lives. */
 static void *read_lines(void *ready)
 {
@@ -90,17 +108,6 @@ static Result exit_in_a_handler(View inputs, long status)
     struct itimerval once = {{0, 0}, {0, 1000}};
     status_at_exit = (int)status;
     return number(sigaction(SIGALRM, &action, NULL) == 0 && setitimer(ITIMER_REAL, &once, NULL) == 0);
-}
-
-static void exit_again(void)
-{
-    exit(status_at_exit);
-}
-
-static Result exit_in_an_exit_handler(View inputs, long status)
-{
-    status_at_exit = (int)status;
-    return number(atexit(exit_again) == 0);
 }
 
 static Result wait_in_an_exit_handler(View inputs, long argument)
@@ -144,9 +151,9 @@ PACKAGE("exiting",
     {"exit", call_exit},
     {"_exit", call__exit},
     {"exit_from_a_thread", exit_from_a_thread},
+    {"exit_together", exit_together},
     {"exit_beside_a_reader", exit_beside_a_reader},
     {"exit_in_a_handler", exit_in_a_handler},
-    {"exit_in_an_exit_handler", exit_in_an_exit_handler},
     {"wait_in_an_exit_handler", wait_in_an_exit_handler},
     {"wait_in_a_destructor", wait_in_a_destructor},
     {"sleep_in_an_exit_handler", sleep_in_an_exit_handler},

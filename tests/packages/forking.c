@@ -7,8 +7,7 @@
  *     fork_twice               a child that forks again, as a daemon does; the output is 0
  *     close_and_fork           a child that closes everything and then forks; the output is 0
  *     exit_in_child:N          the child calls exit(N); the output is its exit status
- *     leave_child              a child that lives on; the output is its pid; leave_child_and_crash
- *     leave_program            a program that lives on (sleep); the output is its pid; leave_program_and_crash
+ *     leave_program_and_crash  a program (sleep) lives on after the crash
  *     start_forking:N          N threads that fork and wait until stop_forking; the output is N
  *     fork_in_new_threads:N    N times, two new threads that fork and wait; the output is how often all children ended
  *                              in five seconds, up to the first time that one did not
@@ -90,33 +89,11 @@ static Result exit_in_child(View inputs, long status)
     return ended(child);
 }
 
-static Result leave_child(View inputs, long argument)
-{
-    pid_t child = fork();
-    if (child == 0) {
-        alarm(30);
-        for (;;)
-            pause();
-    }
-    return number((uint64_t)child);
-}
-
-static Result leave_program(View inputs, long argument)
-{
-    pid_t child = 0;
-    char *arguments[] = {"sleep", "30", NULL};
-    return posix_spawnp(&child, "sleep", NULL, NULL, arguments, environ) ? number(0) : number((uint64_t)child);
-}
-
-static Result leave_child_and_crash(View inputs, long argument)
-{
-    leave_child(inputs, 0);
-    abort();
-}
-
 static Result leave_program_and_crash(View inputs, long argument)
 {
-    leave_program(inputs, 0);
+    pid_t child;
+    char *arguments[] = {"sleep", "30", NULL};
+    posix_spawnp(&child, "sleep", NULL, NULL, arguments, environ);
     abort();
 }
 
@@ -229,9 +206,6 @@ PACKAGE("forking",
     {"fork_twice", fork_twice},
     {"close_and_fork", close_and_fork},
     {"exit_in_child", exit_in_child},
-    {"leave_child", leave_child},
-    {"leave_program", leave_program},
-    {"leave_child_and_crash", leave_child_and_crash},
     {"leave_program_and_crash", leave_program_and_crash},
     {"start_forking", start_forking},
     {"count_forks", count_forks},

@@ -9,7 +9,7 @@
  *     sleep:MS               sleeps that many milliseconds
  *     change_directory, change_environment, clear_environment, change_umask, change_locale
  *     limit:RESOURCE         a soft limit of 0
- *     raise_limit            the soft limit on open files becomes the hard one; the output is the new limit
+ *     close:FD
  *     threads:N              N threads that wait for ever
  */
 #include "abi.h"
@@ -118,14 +118,9 @@ static Result limit(View inputs, long resource)
     return number(setrlimit((int)resource, &limits) == 0);
 }
 
-static Result raise_limit(View inputs, long argument)
+static Result close_one(View inputs, long fd)
 {
-    struct rlimit limits;
-    getrlimit(RLIMIT_NOFILE, &limits);
-    limits.rlim_cur = limits.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limits);
-    getrlimit(RLIMIT_NOFILE, &limits);
-    return number(limits.rlim_cur);
+    return number(close((int)fd) == 0);
 }
 
 static void *stay(void *argument)
@@ -160,5 +155,5 @@ PACKAGE("process",
     {"change_umask", change_umask},
     {"change_locale", change_locale},
     {"limit", limit},
-    {"raise_limit", raise_limit},
+    {"close", close_one},
     {"threads", threads})
