@@ -93,7 +93,7 @@ CALLS = [
     ("depth", [nested(30, lambda inner: [[inner] if inner else []])], [30]),
     ("depth", [nested(32, lambda inner: {"children": [inner] if inner else []})], [32]),
     ("depth", [Raw(b"\x91" * 1_000_000)],
-     wrong("inputs[0]" + ".children[0]" * 36 + ".children[...]: expected at most 1023 levels, found deeper nesting")),
+     wrong("inputs[0]" + ".children[0]" * 9 + ".children[...]: expected at most 1023 levels, found deeper nesting")),
     ("nothing", [], []),
     ("nothing", [1], wrong("inputs: expected 0 values, found 1")),
     ("empty", [[]], []),

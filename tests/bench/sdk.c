@@ -178,12 +178,12 @@ static void measure(const char *name, const char *task, payload inputs, unsigned
 {
     enum { ROUNDS = 400 };
     static double times[ROUNDS];
-    spider_view views[3] = {{task, strlen(task)}, {context, sizeof context}, {inputs.data, inputs.size}};
+    spider__view views[3] = {{task, strlen(task)}, {context, sizeof context}, {inputs.data, inputs.size}};
     unsigned calls = inputs.size < 100000 ? (unsigned)(100000 / inputs.size) : 1;
     for (unsigned round = 0; round < ROUNDS; round++) {
         double start = now();
         for (unsigned i = 0; i < calls; i++) {
-            spider_result result = __spider_tdl_package_execute(views[0], views[1], views[2]);
+            spider__result result = __spider_tdl_package_execute(views[0], views[1], views[2]);
             if (result.is_error) {
                 fprintf(stderr, "%s: %.*s\n", name, (int)result.length, (const char *)result.pointer);
                 exit(1);

@@ -270,9 +270,6 @@ def map_structs() -> Iterator[Case]:
             **fields,
             "more": None,
             9: 9,
-            None: 1,
-            1.5: 2,
-            (1, 2): 3,
         },
         {b"name": "é", b"data": b"\x01\xc8", b"id": 7},
         *(
@@ -299,7 +296,7 @@ def map_structs() -> Iterator[Case]:
         for form, found in (
             (
                 {key: value for key, value in fields.items() if key != field},
-                f"{kind}, found no such field",
+                f"{kind}, but the field is missing",
             ),
             ({**fields, field: None}, f"{kind}, found nil"),
             (Raw(four + again), "one value, found the field twice"),
@@ -347,7 +344,7 @@ def any_values() -> Iterator[Case]:
     yield Case("any", payload({"b": b"\x01\xff"}), payload({"b": [1, 255]}))
     error = wrong(
         "inputs[0]"
-        + "[0]" * 147
+        + "[0]" * 38
         + "[...]: expected at most 1023 levels, found deeper nesting"
     )
     for deep in (
@@ -402,7 +399,7 @@ def arguments() -> Iterator[Case]:
 
 
 def contexts() -> Iterator[Case]:
-    top, which = 2**64 - 1, "expected Index with a number, Commit or Cleanup, found"
+    top, which = 2**64 - 1, "expected one of Index(), Commit, Cleanup, found"
     for context, outcome in (
         ([1, {"Index": 7}, 3, 4, None], [1, "index", 7, 3, 4]),
         (
@@ -431,13 +428,18 @@ def contexts() -> Iterator[Case]:
             [1, "Commit", 3, None, None],
             ".resource_group_id: expected uint64, found nil",
         ),
-        ([1, "Index", 3, 4, None], f".task_id: {which} Index"),
-        ([1, "commit", 3, 4, None], f".task_id: {which} commit"),
-        ([1, None, 3, 4, None], ".task_id: expected string, found nil"),
-        ([1, {"Commit": 1}, 3, 4, None], f".task_id[key 0]: {which} Commit"),
+        ([1, "Index", 3, 4, None], f".task_id: {which} Index without its content"),
+        ([1, {2: None}, 3, 4, None], [1, "cleanup", 0, 3, 4]),
+        ([1, 1, 3, 4, None], [1, "commit", 0, 3, 4]),
+        ([1, "commit", 3, 4, None], f".task_id: {which} the name commit"),
+        ([1, None, 3, 4, None], f".task_id: {which} nil"),
+        (
+            [1, {"Commit": 1}, 3, 4, None],
+            f".task_id[value 0]: {which} Commit with content",
+        ),
         (
             [1, {"Index": "x"}, 3, 4, None],
-            ".task_id[value 0]: expected uint64, found a string of length 1",
+            ".task_id.Index: expected uint64, found a string of length 1",
         ),
         ([1, {}, None, 4, None], f".task_id: {which} a map of length 0"),
         (
@@ -487,7 +489,7 @@ def graph_outputs() -> Iterator[Case]:
         yield Case("graph_outputs", payload(), wrong(text), commit(buffer))
     none = TdlError(
         "InvalidTaskContext",
-        "graph_outputs: there are none, only a commit task has them",
+        "graph_outputs: only a commit task has graph outputs",
     )
     for task_id in ({"Index": 2}, "Cleanup", "Commit"):
         yield Case("graph_outputs", payload(), none, pack([1, task_id, 3, 4, None]))

@@ -37,7 +37,7 @@ typedef struct testcase {
     bytes expected;
 } testcase;
 
-static spider_result (*execute)(spider_view, spider_view, spider_view);
+static spider__result (*execute)(spider__view, spider__view, spider__view);
 static testcase *cases;
 static size_t case_count;
 
@@ -244,9 +244,9 @@ static bool is_tdl_error(outcome got)
     return false;
 }
 
-static spider_view exact_copy(bytes data, void **memory)
+static spider__view exact_copy(bytes data, void **memory)
 {
-    spider_view view;
+    spider__view view;
     *memory = malloc(data.size == 0 ? 1 : data.size);
     if (*memory == NULL) {
         exit(2);
@@ -262,10 +262,10 @@ static spider_view exact_copy(bytes data, void **memory)
 static outcome call(const testcase *what)
 {
     void *memory[3];
-    spider_view name = exact_copy(what->name, &memory[0]);
-    spider_view context = exact_copy(what->context, &memory[1]);
-    spider_view inputs = exact_copy(what->inputs, &memory[2]);
-    spider_result result = execute(name, context, inputs);
+    spider__view name = exact_copy(what->name, &memory[0]);
+    spider__view context = exact_copy(what->context, &memory[1]);
+    spider__view inputs = exact_copy(what->inputs, &memory[2]);
+    spider__result result = execute(name, context, inputs);
     outcome got;
     got.is_error = result.is_error;
     got.data.data = result.length == 0 ? NULL : result.pointer;
@@ -613,8 +613,8 @@ static bytes read_file(const char *path)
 
 int main(int argc, char **argv)
 {
-    spider_result (*init)(void);
-    spider_result ready;
+    spider__result (*init)(void);
+    spider__result ready;
     void *library;
     void *symbol;
     bytes file;

@@ -128,13 +128,13 @@ static bool write_next(spider_writer *out, const char *name, const char *paramet
     } else if (IS("Struct")) {
         spider_write_struct(out, parameter);
     } else if (IS("Begin_list")) {
-        spider_begin_list(out);
+        spider_write_list_begin(out);
     } else if (IS("Begin_map")) {
-        spider_begin_map(out);
+        spider_write_map_begin(out);
     } else if (IS("End_list")) {
-        spider_end_list(out);
+        spider_write_list_end(out);
     } else if (IS("End_map")) {
-        spider_end_map(out);
+        spider_write_map_end(out);
     } else {
         return false;
     }
