@@ -62,11 +62,20 @@
 extern "C" {
 #endif
 
-/* In a package of one file, functions are local: the library contains only those that it uses. */
-#if defined(SPIDER_TDL_IMPLEMENTATION) && !defined(SPIDER_TDL_SEVERAL_FILES)
-#define SPIDER__API static __attribute__((__unused__))
+/* In a package of one file, functions are local: the library contains only those that it uses. In
+ * other files, a reference makes the linker name the macro that is missing; it is put before all
+ * code, because the linker reports the first one first. */
+#define SPIDER__HIDDEN __attribute__((__visibility__("hidden")))
+#if !defined(SPIDER_TDL_IMPLEMENTATION)
+#define SPIDER__API SPIDER__HIDDEN
+__asm__(".pushsection .text\n.balign 4\n.long define_SPIDER_TDL_SEVERAL_FILES_in_the_file_that_"
+        "declares_the_package - .\n.popsection");
+#elif defined(SPIDER_TDL_SEVERAL_FILES)
+#define SPIDER__API SPIDER__HIDDEN
+SPIDER__HIDDEN extern const char
+    define_SPIDER_TDL_SEVERAL_FILES_in_the_file_that_declares_the_package;
 #else
-#define SPIDER__API __attribute__((__visibility__("hidden")))
+#define SPIDER__API static __attribute__((__unused__))
 #endif
 #define SPIDER__INLINE static inline __attribute__((__always_inline__))
 
@@ -462,7 +471,6 @@ float spider_read_float(spider_reader *in) {
     number.bits = __builtin_bswap32(number.bits);
     return number.value;
 }
-
 double spider_read_double(spider_reader *in) {
     union { uint64_t bits; double value; } number;
     if (!spider__take_inline(in, 0xcb, 8)) return spider__read_double(in);
@@ -470,11 +478,9 @@ double spider_read_double(spider_reader *in) {
     number.bits = __builtin_bswap64(number.bits);
     return number.value;
 }
-
 bool spider_read_boolean(spider_reader *in) {
-    if (in->left == 0 || in->position == in->end || (*in->position & 0xfe) != 0xc2) {
+    if (in->left == 0 || in->position == in->end || (*in->position & 0xfe) != 0xc2)
         return spider__read_boolean(in);
-    }
     in->left--;
     return (*in->position++ & 1) != 0;
 }
@@ -537,13 +543,11 @@ void spider_write_nil(spider_writer *out) { spider__put_inline(out, 0xc0, 0, 0);
 void spider_write_boolean(spider_writer *out, bool value) {
     spider__put_inline(out, value ? 0xc3 : 0xc2, 0, 0);
 }
-
 void spider_write_float(spider_writer *out, float value) {
     uint32_t bits;
     memcpy(&bits, &value, 4);
     spider__put_inline(out, 0xca, bits, 4);
 }
-
 void spider_write_double(spider_writer *out, double value) {
     uint64_t bits;
     memcpy(&bits, &value, 8);
@@ -591,7 +595,7 @@ typedef struct spider__package {
     size_t task_count;
 } spider__package;
 
-extern const spider__package spider__this_package __attribute__((__visibility__("hidden")));
+SPIDER__HIDDEN extern const spider__package spider__this_package;
 
 #ifdef __cplusplus
 #pragma GCC diagnostic pop
@@ -651,11 +655,9 @@ SPIDER__INLINE uint64_t spider__load_be(const uint8_t *at, const uint8_t *end, u
     while (width-- > 0) value = value << 8 | *at++;
     return value;
 }
-
 static uint32_t spider__load_le32(const uint8_t *at) {
     uint32_t value;
-    memcpy(&value, at, 4);
-    return value;
+    return *(uint32_t *)memcpy(&value, at, 4);
 }
 static void spider__store_le32(uint8_t *at, size_t value) { memcpy(at, &value, 4); }
 
@@ -735,7 +737,6 @@ SPIDER__INLINE spider__vector spider__load_vector(const uint8_t *at) {
     memcpy(&bytes, at, 16);
     return bytes;
 }
-
 SPIDER__INLINE bool spider__any(spider__vector bytes) {
     uint64_t words[2];
     memcpy(words, &bytes, 16);
@@ -776,20 +777,15 @@ static size_t spider__character_size(const uint8_t *at, size_t size) {
 }
 
 static bool spider__is_ascii(const uint8_t *at, size_t size) {
-    uint64_t first;
-    uint64_t last;
+    uint64_t words[2] = {0, 0};
     if (size >= 16) {
         spider__vector bits = spider__load_vector(at + size - 16); /* some of them again */
         for (size_t i = 0; i < size - 16; i += 16) bits |= spider__load_vector(at + i);
         return !spider__any(bits & 0x80);
     }
-    if (size >= 8) {
-        memcpy(&first, at, 8);
-        memcpy(&last, at + size - 8, 8);
-        return ((first | last) & UINT64_C(0x8080808080808080)) == 0;
-    }
-    while (size > 0 && at[size - 1] < 0x80) size--;
-    return size == 0;
+    memcpy(words, at, size < 8 ? size : 8);
+    if (size >= 8) memcpy(words + 1, at + size - 8, 8);
+    return ((words[0] | words[1]) & UINT64_C(0x8080808080808080)) == 0;
 }
 
 /* The size of the longest prefix that is well-formed UTF-8. */
@@ -847,12 +843,10 @@ SPIDER__COLD char *spider__begin_error(spider__call *call, spider_error_kind kin
 
 SPIDER__COLD void spider__end_error(spider__call *call, size_t size) {
     uint8_t *at = call->out.at;
-    for (size_t i = 0; (i += spider__utf8_prefix(at + i, size - i)) < size;) {
+    for (size_t i = 0; (i += spider__utf8_prefix(at + i, size - i)) < size;)
         at[i] = '?'; /* text that is not UTF-8 would make the whole error unreadable */
-    }
     call->out.at = at + size;
 }
-
 SPIDER__COLD void spider__fail_with(spider__call *call, spider_error_kind kind, const void *text,
                                     size_t size) {
     char *at = spider__begin_error(call, kind, size);
@@ -913,14 +907,13 @@ static bool spider__next_name(const char **names, spider_string *name) {
 static uint32_t spider__count_names(spider__known *known, const char *names) {
     uint32_t count = spider__count_known(known, names);
     spider_string name;
-    if (count == UINT32_MAX) {
-        const char *rest = names;
-        for (count = 0; spider__next_name(&rest, &name); count++) {}
-        if (count <= 15) {
-            known->names[known->next] = names;
-            known->counts[known->next] = (uint8_t)count;
-            known->next = (uint8_t)((known->next + 1) % 4);
-        }
+    if (count <= 15) return count;
+    const char *rest = names;
+    for (count = 0; spider__next_name(&rest, &name); count++) {}
+    if (count <= 15) {
+        known->names[known->next] = names;
+        known->counts[known->next] = (uint8_t)count;
+        known->next = (uint8_t)((known->next + 1) % 4);
     }
     return count;
 }
@@ -931,7 +924,6 @@ static spider_string spider__name_at(const char *names, size_t index) {
     while (spider__next_name(&names, &name) && index > 0) index--;
     return name;
 }
-
 static bool spider__equal(spider_string name, const void *data, size_t size) {
     return name.size == size && memcmp(name.data, data, size) == 0;
 }
@@ -1017,7 +1009,6 @@ SPIDER__COLD bool spider__refuse(spider_reader *in, const char *expected, const 
                 (int)SPIDER__EXPECTED_SIZE, expected, is_long ? "..." : "", rest);
     return false;
 }
-
 void spider_reject(spider_reader *in, const char *expected, const char *format, ...) {
     char rest[8 + SPIDER__FOUND_SIZE] = ", found ";
     va_list arguments;
@@ -1031,23 +1022,18 @@ void spider_reject(spider_reader *in, const char *expected, const char *format, 
 /* The value is of another type. */
 SPIDER__COLD bool spider__mismatch(spider_reader *in, const char *expected) {
     static const char *const kinds[] = {
-        "a reserved type", "nil",         "the boolean ", "the integer ",
-        "the integer -",   "a float",     "a double",     "a string",
-        "binary",          "an extension", "an array",    "a map"};
+        "a reserved type", "nil", "the boolean true", "the integer ", "the integer -", "a float",
+        "a double", "a string", "binary", "an extension", "an array", "a map"};
     const spider__head *head = &in->head;
     const char *kind = kinds[head->type];
-    if (head->type == SPIDER_TYPE_NIL && head->bits != 0) {
-        spider__refuse(in, expected, ", but the field is missing");
-    } else if (head->type == SPIDER_TYPE_BOOLEAN) {
-        spider_reject(in, expected, "%s%s", kind, head->bits != 0 ? "true" : "false");
-    } else if (head->type == SPIDER_TYPE_UNSIGNED || head->type == SPIDER_TYPE_NEGATIVE) {
-        uint64_t magnitude = head->type == SPIDER_TYPE_UNSIGNED ? head->bits : 0 - head->bits;
-        spider_reject(in, expected, "%s%" PRIu64, kind, magnitude);
-    } else if (head->type < SPIDER_TYPE_STRING) {
-        spider_reject(in, expected, "%s", kind);
-    } else {
-        spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
-    }
+    uint64_t number = head->type == SPIDER_TYPE_NEGATIVE ? 0 - head->bits : head->bits;
+    if (head->type == SPIDER_TYPE_NIL && number != 0)
+        return spider__refuse(in, expected, ", but the field is missing");
+    if (head->type == SPIDER_TYPE_BOOLEAN && number == 0) kind = "the boolean false";
+    if (head->type == SPIDER_TYPE_UNSIGNED || head->type == SPIDER_TYPE_NEGATIVE)
+        spider_reject(in, expected, "%s%" PRIu64, kind, number);
+    else if (head->type < SPIDER_TYPE_STRING) spider_reject(in, expected, "%s", kind);
+    else spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
     return false;
 }
 
@@ -1236,8 +1222,7 @@ static const uint8_t *spider__skip(spider_reader *in, const uint8_t *at, spider_
             if (!spider__has_level(in, depth)) return NULL;
             in->level[++depth].left = left;
             left = head.type == SPIDER_TYPE_MAP     ? 2 * head.size
-                   : head.type == SPIDER_TYPE_ARRAY ? head.size
-                                                    : 0;
+                   : head.type == SPIDER_TYPE_ARRAY ? head.size : 0;
         }
         while (left == 0) {
             if (depth == 0) return at;
@@ -1252,21 +1237,19 @@ static const uint8_t *spider__skip(spider_reader *in, const uint8_t *at, spider_
 
 /* Enters a struct that comes as a map: finds the values of its fields. This takes time for each
  * level of such structs, so their number is limited. */
-static void spider__enter_map_struct(spider_reader *in, const char *names, uint32_t count,
+static bool spider__enter_map_struct(spider_reader *in, const char *names, uint32_t count,
                                      uint32_t entries) {
     if (count > SPIDER_TDL_FIELDS_MAX) {
         spider_fail(&in->call->task, SPIDER_ERROR_EXECUTION,
                     "a struct of more than 64 fields cannot be read from a map, and this one has %"
                     PRIu32 ": %.100s...", count, names);
-        return;
+        return false;
     }
-    if (in->map_structs == SPIDER_TDL_MAP_STRUCTS_MAX) {
-        spider_reject(in, "at most 32 structs as maps inside one another", "more");
-        return;
-    }
-    if (in->slot_count - in->slots_used < (int)count && !spider__grow_reader(in)) return;
+    if (in->map_structs == SPIDER_TDL_MAP_STRUCTS_MAX)
+        return spider__refuse(in, "at most 32 structs as maps inside one another", ", found more");
+    if (in->slot_count - in->slots_used < (int)count && !spider__grow_reader(in)) return false;
     spider__level *level = spider__enter(in, count, SPIDER__FIELDS, names);
-    if (level == NULL) return;
+    if (level == NULL) return false;
     const uint8_t **slots = in->slots + level->slot;
     spider_string split[SPIDER_TDL_FIELDS_MAX];
     for (uint32_t i = 0; i < count && spider__next_name(&names, &split[i]); i++) slots[i] = NULL;
@@ -1276,42 +1259,38 @@ static void spider__enter_map_struct(spider_reader *in, const char *names, uint3
     uint32_t likely = 0;
     for (; entries > 0; entries--) {
         const uint8_t *value = spider__decode(at, in->end, &in->head);
-        if (value != NULL && !spider__is_key(&in->head)) {
-            spider__mismatch(in, "the name or the number of a field");
-            return;
+        uint32_t match = count;
+        if (value != NULL) {
+            if (!spider__is_key(&in->head))
+                return spider__mismatch(in, "the name or the number of a field");
+            match = spider__match(split, count, likely, &in->head);
+            at = spider__decode(value, in->end, &in->head);
         }
-        uint32_t match = value != NULL ? spider__match(split, count, likely, &in->head) : count;
-        at = value != NULL ? spider__decode(value, in->end, &in->head) : NULL;
-        at = at != NULL ? spider__skip(in, at, in->head) : NULL;
-        if (at == NULL) {
-            spider__damaged(in, "a value");
-            return;
-        }
+        if (value != NULL && at != NULL) at = spider__skip(in, at, in->head);
+        if (value == NULL || at == NULL) return spider__damaged(in, "a value");
         level = in->level; /* levels and slots may have moved */
         slots = in->slots + level->slot;
         if (match == count) continue;
         if (slots[match] != NULL) {
             level->left = count - match - 1;
-            spider_reject(in, "one value", "the field twice");
-            return;
+            return spider__refuse(in, "one value", ", found the field twice");
         }
         slots[match] = value;
         likely = match + 1;
     }
     in->level->after = at;
+    return true;
 }
 
 size_t spider_read_count(spider_reader *in) {
     if (in->call->failed || (in->limit == NULL && !spider__open_graph_outputs(in))) return 0;
     return in->base->count;
 }
-
 spider_type spider_peek(spider_reader *in) {
     if (!in->peeked) {
         spider__leave(in);
-        if (in->level == in->base && (spider_read_count(in) == 0 || in->base->left == 0)) {
+        if (in->level == in->base && (spider_read_count(in) == 0 || in->base->left == 0))
             return SPIDER_TYPE_END;
-        }
     }
     if (spider__take(in, "a value") == NULL) return SPIDER_TYPE_END;
     if (in->head.type == SPIDER_TYPE_END) {
@@ -1350,12 +1329,10 @@ bool spider_ready(spider_task *task) {
     spider__check_all_read(task->graph_outputs, false);
     return spider_ok(task);
 }
-
 void spider_read_nil(spider_reader *in) { spider__take_type(in, "nil", SPIDER_TYPE_NIL); }
 bool spider__read_boolean(spider_reader *in) {
     return spider__take_type(in, "boolean", SPIDER_TYPE_BOOLEAN) && in->head.bits != 0;
 }
-
 bool spider_read_option(spider_reader *in) {
     const spider__head *head = spider__take(in, "a value or nil");
     if (head == NULL || head->type == SPIDER_TYPE_NIL) return false;
@@ -1424,9 +1401,8 @@ spider_string spider_read_string(spider_reader *in) {
 
 const char *spider_read_cstring(spider_reader *in) {
     spider_string text = spider_read_string(in);
-    if (memchr(text.data, '\0', text.size) != NULL) {
+    if (memchr(text.data, '\0', text.size) != NULL)
         spider_reject(in, "a string without a NUL", "a NUL");
-    }
     void *copy = in->call->failed ? NULL : spider_alloc(&in->call->task, text.size + 1, 1);
     return copy == NULL ? "" : (const char *)memcpy(copy, text.data, text.size);
 }
@@ -1435,9 +1411,8 @@ const char *spider_read_cstring(spider_reader *in) {
  * something else, or the task has failed. */
 static spider__level *spider__enter_array(spider_reader *in, size_t count, const char *names) {
     uint32_t size = in->head.size;
-    if (in->head.type == SPIDER_TYPE_ARRAY && size == count) {
+    if (in->head.type == SPIDER_TYPE_ARRAY && size == count)
         return spider__enter(in, size, SPIDER__SEQUENCE, names);
-    }
     if (in->head.type != SPIDER_TYPE_BINARY || size < count) return NULL;
     spider__level *level = spider__enter(in, (uint32_t)count, SPIDER__BYTES, names);
     if (level != NULL) {
@@ -1453,12 +1428,10 @@ static spider__level *spider__read_array(spider_reader *in, const char *expected
     if (level == NULL) spider__mismatch(in, expected);
     return level;
 }
-
 size_t spider_read_list(spider_reader *in) {
     const spider__level *level = spider__read_array(in, "list");
     return level != NULL ? level->count : 0;
 }
-
 spider_bytes spider_read_bytes(spider_reader *in) {
     spider_bytes value = {(const uint8_t *)"", 0};
     spider__level *level = spider__read_array(in, "Bytes");
@@ -1493,7 +1466,6 @@ size_t spider_read_map(spider_reader *in) {
     return !in->call->failed && spider__enter(in, 2 * count, SPIDER__PAIRS, NULL) != NULL ? count
                                                                                           : 0;
 }
-
 void spider_read_tuple(spider_reader *in, size_t count) {
     const spider__head *head = spider__take(in, "tuple");
     if (head != NULL && spider__enter_array(in, count, NULL) == NULL) {
@@ -1502,7 +1474,6 @@ void spider_read_tuple(spider_reader *in, size_t count) {
         spider__mismatch(in, expected);
     }
 }
-
 SPIDER__SLOW void spider__read_struct(spider_reader *in, const char *names) {
     const spider__head *head = spider__take(in, "struct");
     uint32_t count = spider__count_names(&in->known, names);
@@ -1523,7 +1494,6 @@ SPIDER__COLD void spider__reject_variant(spider_reader *in, const char *names, c
     if (format != NULL) spider_reject(in, expected, format, size, text);
     else spider__mismatch(in, expected);
 }
-
 size_t spider__read_variant(spider_reader *in, const char *names, uint64_t contents) {
     uint32_t index = 0;
     spider_string name;
@@ -1592,7 +1562,6 @@ SPIDER__SLOW static bool spider__grow(spider_writer *out, size_t size) {
 static bool spider__reserve(spider_writer *out, size_t size) {
     return out->limit - out->at >= (ptrdiff_t)size || spider__grow(out, size);
 }
-
 static void spider__end_output(spider_writer *out) {
     if (out->count > 0) {
         uint8_t *length = out->data + out->start;
@@ -1629,16 +1598,13 @@ static bool spider__is_count(spider_writer *out, size_t count, const char *what)
            || spider__fail_to_write(out, "outputs[%zu]: %zu %s are too many: at most 4294967295",
                                     spider__output_index(out), count, what);
 }
-
 void spider_write_count(spider_writer *out, size_t count) {
     if (!spider__is_count(out, count, "outputs")) return;
-    if (out->count > 0) {
+    if (out->count > 0)
         (void)spider__fail_to_write(out, "outputs: spider_write_count must precede the first output");
-    }
     out->announced = count;
     out->counted = true;
 }
-
 SPIDER__SLOW void spider__write_integer(spider_writer *out, uint64_t bits, bool is_negative) {
     if (!spider__begin_inline(out, 16)) return;
     out->pending--;
@@ -1672,7 +1638,6 @@ void spider_write_cstring(spider_writer *out, const char *value) {
     }
     spider_write_string(out, text);
 }
-
 void spider_write_bytes(spider_writer *out, spider_bytes value) {
     size_t size = value.size;
     for (size_t i = 0; i < value.size; i++) size += value.data[i] >> 7; /* from 80, two bytes */
@@ -1695,7 +1660,6 @@ static void spider__write_size(spider_writer *out, size_t count, unsigned small,
         out->pending--;
     }
 }
-
 void spider_write_list(spider_writer *out, size_t count) {
     spider__write_size(out, count, 0x90, 1);
 }
@@ -1705,11 +1669,9 @@ void spider_write_tuple(spider_writer *out, size_t count) {
 void spider_write_map(spider_writer *out, size_t count) {
     spider__write_size(out, count, 0x80, 2);
 }
-
 SPIDER__SLOW void spider__write_struct(spider_writer *out, const char *names) {
     spider_write_list(out, spider__count_names(&out->known, names));
 }
-
 void spider__write_variant(spider_writer *out, const char *names, size_t index, uint64_t contents) {
     const spider__head key = {SPIDER_TYPE_UNSIGNED, 0, 0, index, NULL};
     uint32_t number;
@@ -1749,7 +1711,6 @@ static void spider__begin_open(spider_writer *out, bool is_map) {
         out->at++;
     }
 }
-
 static void spider__end_open(spider_writer *out, bool is_map) {
     const spider__open *open = out->depth > 0 ? &out->open[out->depth - 1] : NULL;
     size_t per_entry = is_map ? 2 : 1;
@@ -1926,13 +1887,16 @@ SPIDER__SLOW static spider__result spider__finish(spider__call *call) {
     uint8_t *data = call->out.data;
     size_t size = (size_t)(call->out.at - data);
     spider__result result = {call->failed, data, size};
-    if (data == NULL) {
-        result.pointer = (uint8_t *)1; /* Rust requires that it is not NULL */
-    }
+    if (data == NULL) result.pointer = (uint8_t *)1; /* Rust requires that it is not NULL */
     return result;
 }
 
 /* ---- The package interface ------------------------------------------------------------------ */
+
+#ifdef SPIDER_TDL_SEVERAL_FILES
+__attribute__((__used__)) const char
+    define_SPIDER_TDL_SEVERAL_FILES_in_the_file_that_declares_the_package = 1;
+#endif
 
 static const spider_task_entry *spider__find_task(const void *name, size_t size) {
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
@@ -1941,7 +1905,6 @@ static const spider_task_entry *spider__find_task(const void *name, size_t size)
     }
     return NULL;
 }
-
 SPIDER__COLD void spider__check_tasks(spider_task *task) {
     for (size_t i = 0; i < spider__this_package.task_count; i++) {
         const spider_task_entry *entry = &spider__this_package.tasks[i];
@@ -1966,20 +1929,16 @@ spider__version __spider_tdl_package_get_version(void) {
     spider__version version = {{0, 1, 0}};
     return version;
 }
-
 spider__view __spider_tdl_package_get_name(void) { return spider__this_package.name; }
-
 spider__result __spider_tdl_package_init(void) {
     spider__call call;
     spider__start(&call);
     call.out.announced = 0;
     spider__check_tasks(&call.task);
-    if (!call.failed && spider__this_package.init != NULL) {
+    if (!call.failed && spider__this_package.init != NULL)
         spider__run(&call, spider__this_package.init);
-    }
     return spider__finish(&call);
 }
-
 spider__result __spider_tdl_package_execute(spider__view task_name, spider__view context,
                                             spider__view inputs) {
     spider__call call;

@@ -117,12 +117,10 @@ void write_value(spider_writer *out, const T &value);
 
 template <class... T>
 void read_each([[maybe_unused]] spider_reader *in, T &...value) { (read_value(in, value), ...); }
-
 template <class... T>
 void write_each([[maybe_unused]] spider_writer *out, const T &...value) {
     (write_value(out, value), ...);
 }
-
 template <class T>
 void read_integer(spider_reader *in, T &value) {
 #define SPIDER__READ(name, min, max)                                                               \
@@ -222,8 +220,7 @@ void write_value(spider_writer *out, const T &value) {
         spider_write_double(out, value);
     } else if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::string_view>) {
         spider_write_string(out, spider_string{value.data(), value.size()});
-    } else if constexpr (std::is_same_v<pointer, const char *>
-                         || std::is_same_v<pointer, char *>) {
+    } else if constexpr (std::is_same_v<pointer, const char *> || std::is_same_v<pointer, char *>) {
         spider_write_cstring(out, value);
     } else if constexpr (std::is_same_v<T, spider_bytes>) {
         spider_write_bytes(out, value);
@@ -265,7 +262,6 @@ template <class T, std::size_t... I>
 constexpr std::uint64_t contents(std::index_sequence<I...>) {
     return ((std::uint64_t{!std::is_empty_v<std::variant_alternative_t<I, T>>} << I) | ...);
 }
-
 template <std::size_t I, class Variant>
 bool read_alternative(spider_reader *in, Variant &value) {
     [[maybe_unused]] auto &content = value.template emplace<I>();
@@ -274,7 +270,6 @@ bool read_alternative(spider_reader *in, Variant &value) {
     }
     return true;
 }
-
 template <std::size_t I, class Variant>
 bool write_alternative(spider_writer *out, const Variant &value) {
     if constexpr (!std::is_empty_v<std::variant_alternative_t<I, Variant>>) {
@@ -282,21 +277,18 @@ bool write_alternative(spider_writer *out, const Variant &value) {
     }
     return true;
 }
-
 template <class Variant, std::size_t... I>
 void read_variant(spider_reader *in, const char *names, Variant &value,
                   std::index_sequence<I...> indices) {
     const std::size_t index = spider__read_variant(in, names, contents<Variant>(indices));
     (void)((index == I && read_alternative<I>(in, value)) || ...);
 }
-
 template <class Variant, std::size_t... I>
 void write_variant(spider_writer *out, const char *names, const Variant &value,
                    std::index_sequence<I...> indices) {
     spider__write_variant(out, names, value.index(), contents<Variant>(indices));
     (void)((value.index() == I && write_alternative<I>(out, value)) || ...);
 }
-
 template <class T>
 void write_outputs(spider_writer *out, const T &value) {
     if constexpr (is<std::tuple, T>) {
@@ -306,7 +298,6 @@ void write_outputs(spider_writer *out, const T &value) {
         write_value(out, value);
     }
 }
-
 template <class T>
 constexpr bool is_parameter =
     !std::is_lvalue_reference_v<T> || std::is_const_v<std::remove_reference_t<T>>;
@@ -332,7 +323,6 @@ template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(Parameters...)) {
     call<Parameters...>(task, function);
 }
-
 template <class Result, class Task, class... Parameters,
           class = std::enable_if_t<std::is_same_v<const Task, const spider_task>>>
 void unpack(spider_task *task, Result (*function)(Task &, Parameters...)) {
@@ -430,7 +420,6 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
 #define SPIDER__FUNCTIONS(type)                                                                    \
     [[maybe_unused]] SPIDER__HIDDEN inline void spider_read(spider_reader *, type &);              \
     [[maybe_unused]] SPIDER__HIDDEN inline void spider_write(spider_writer *, const type &);
-#define SPIDER__HIDDEN __attribute__((__visibility__("hidden")))
 #define SPIDER__FIELD(name) spider__value.name
 #define SPIDER__BINDING(name) spider__field_##name
 #define SPIDER__ENUMERATOR(name) spider__enum::name

@@ -11,13 +11,26 @@
  * outcome's bytes, each after a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call,
  * its result must be a complete payload of complete msgpack values, or the msgpack of a TdlError with a text in UTF-8.
  */
-#include "spider_tdl.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* What crosses the boundary between executor and package. */
+typedef struct view {
+    const void *pointer;
+    size_t length;
+} view;
+
+typedef struct result {
+    bool is_error;
+    uint8_t *pointer;
+    size_t length;
+} result;
 
 typedef struct bytes {
     uint8_t *data;
@@ -37,7 +50,7 @@ typedef struct testcase {
     bytes expected;
 } testcase;
 
-static spider__result (*execute)(spider__view, spider__view, spider__view);
+static result (*execute)(view, view, view);
 static testcase *cases;
 static size_t case_count;
 
@@ -244,9 +257,9 @@ static bool is_tdl_error(outcome got)
     return false;
 }
 
-static spider__view exact_copy(bytes data, void **memory)
+static view exact_copy(bytes data, void **memory)
 {
-    spider__view view;
+    view copy;
     *memory = malloc(data.size == 0 ? 1 : data.size);
     if (*memory == NULL) {
         exit(2);
@@ -254,32 +267,32 @@ static spider__view exact_copy(bytes data, void **memory)
     if (data.size > 0) {
         memcpy(*memory, data.data, data.size);
     }
-    view.pointer = *memory;
-    view.length = data.size;
-    return view;
+    copy.pointer = *memory;
+    copy.length = data.size;
+    return copy;
 }
 
 static outcome call(const testcase *what)
 {
     void *memory[3];
-    spider__view name = exact_copy(what->name, &memory[0]);
-    spider__view context = exact_copy(what->context, &memory[1]);
-    spider__view inputs = exact_copy(what->inputs, &memory[2]);
-    spider__result result = execute(name, context, inputs);
+    view name = exact_copy(what->name, &memory[0]);
+    view context = exact_copy(what->context, &memory[1]);
+    view inputs = exact_copy(what->inputs, &memory[2]);
+    result got_result = execute(name, context, inputs);
     outcome got;
-    got.is_error = result.is_error;
-    got.data.data = result.length == 0 ? NULL : result.pointer;
-    got.data.size = result.length;
+    got.is_error = got_result.is_error;
+    got.data.data = got_result.length == 0 ? NULL : got_result.pointer;
+    got.data.size = got_result.length;
     free(memory[0]);
     free(memory[1]);
     free(memory[2]);
-    if (result.pointer == NULL) {
+    if (got_result.pointer == NULL) {
         fail("a result's pointer is NULL", what, got);
     }
-    if (result.length == 0 && !(result.is_error && refused)) { /* without memory, there may be none for the error */
+    if (got_result.length == 0 && !(got_result.is_error && refused)) { /* without memory, there may be none for the error */
         fail("an empty result", what, got);
     }
-    if (result.length > 0 && (got.is_error ? !is_tdl_error(got) : !is_payload(got.data))) {
+    if (got_result.length > 0 && (got.is_error ? !is_tdl_error(got) : !is_payload(got.data))) {
         fail("not a well-formed result", what, got);
     }
     return got;
@@ -613,8 +626,8 @@ static bytes read_file(const char *path)
 
 int main(int argc, char **argv)
 {
-    spider__result (*init)(void);
-    spider__result ready;
+    result (*init)(void);
+    result ready;
     void *library;
     void *symbol;
     bytes file;
