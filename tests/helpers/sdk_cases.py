@@ -19,10 +19,18 @@ INTEGERS.update({f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)})
 SCALARS = (*INTEGERS, "float", "double", "boolean", "string", "bytes")
 # A task for each type, and a value that it returns as it is.
 TASKS = {
-    **dict.fromkeys(INTEGERS, 7), "float": float32(1.5), "double": 2.5, "boolean": True, "string": "spider",
-    "bytes": [1, 200], "list": [1, -2, 3], "map": {"a": 1.5, "b": 2.5}, "struct": [1, "name", [1, 255]],
-    "tuple": [True, "x"], "option": "x",
-}  # fmt: skip
+    **dict.fromkeys(INTEGERS, 7),
+    "float": float32(1.5),
+    "double": 2.5,
+    "boolean": True,
+    "string": "spider",
+    "bytes": [1, 200],
+    "list": [1, -2, 3],
+    "map": {"a": 1.5, "b": 2.5},
+    "struct": [1, "name", [1, 255]],
+    "tuple": [True, "x"],
+    "option": "x",
+}
 # What their errors expect, if it is not the task's name.
 EXPECTED = {
     "bytes": "Bytes",
@@ -216,9 +224,14 @@ def containers() -> Iterator[Case]:
         ):
             yield Case(task, payload(value), payload(value))
     for task, value in (
-        ("list", NUMBERS[: NUMBERS.index(2**63)]), ("struct", [2**64 - 1, "é", [0, 127, 128, 255]]),
-        ("struct", [0, "", []]), ("tuple", [True, ""]), ("option", None), ("option", ""), ("option", "x"),
-    ):  # fmt: skip
+        ("list", NUMBERS[: NUMBERS.index(2**63)]),
+        ("struct", [2**64 - 1, "é", [0, 127, 128, 255]]),
+        ("struct", [0, "", []]),
+        ("tuple", [True, ""]),
+        ("option", None),
+        ("option", ""),
+        ("option", "x"),
+    ):
         yield Case(task, payload(value), payload(value))
     yield Case("swap", payload(-5, "é"), payload("é", -5))
     yield Case(
@@ -238,11 +251,27 @@ WRONG = [
     ("bytes", [1, 2, "x"], "[2]: expected uint8, found a string of length 1"),
     ("map", [], ": expected map, found an array of length 0"),
     ("map", {"a": 1, 2: 3}, "[key 1]: expected string, found the integer 2"),
-    ("map", {"a": 1, "b": "x"}, "[value 1]: expected double, found a string of length 1"),
-    ("map", Raw(b"\x83\xa0\x01\xa0\x01\xa0"), f": expected map, found {END}"),  # three pairs in five bytes
+    (
+        "map",
+        {"a": 1, "b": "x"},
+        "[value 1]: expected double, found a string of length 1",
+    ),
+    (
+        "map",
+        Raw(b"\x83\xa0\x01\xa0\x01\xa0"),
+        f": expected map, found {END}",
+    ),  # three pairs in five bytes
     ("struct", 5, ": expected a struct of 3 (id, name, data), found the integer 5"),
-    ("struct", [1] * 2, ": expected a struct of 3 (id, name, data), found an array of length 2"),
-    ("struct", [1] * 65536, ": expected a struct of 3 (id, name, data), found an array of length 65536"),
+    (
+        "struct",
+        [1] * 2,
+        ": expected a struct of 3 (id, name, data), found an array of length 2",
+    ),
+    (
+        "struct",
+        [1] * 65536,
+        ": expected a struct of 3 (id, name, data), found an array of length 65536",
+    ),
     ("struct", [-1, "x", []], ".id: expected uint64, found the integer -1"),
     ("struct", [1, None, []], ".name: expected string, found nil"),
     ("struct", [1, "x", [1, 256]], ".data[1]: expected uint8, found the integer 256"),
@@ -251,12 +280,25 @@ WRONG = [
     ("tuple", [True, "x", 1], ": expected a tuple of 2, found an array of length 3"),
     ("tuple", [1, "x"], "[0]: expected boolean, found the integer 1"),
     ("option", 5, ": expected string, found the integer 5"),
-    *((task, Raw(b""), f": expected {EXPECTED.get(task, task)}, found {END}") for task in TASKS),
-    *((task, Raw(head + struct.pack(">I", size)), f": expected {EXPECTED.get(task, task)}, found {END}")
-      for task in ("bytes", "list", "map", "string", "struct", "tuple", "any")
-      for head in (b"\xdd", b"\xdb", b"\xdf", b"\xc6", b"\xc9") for size in (1, 2**16, 2**31, 2**32 - 1)),
-    *(("uint64", Raw(pack(2**64 - 1)[:size]), f": expected uint64, found {END}") for size in range(2, 9)),
-]  # fmt: skip
+    *(
+        (task, Raw(b""), f": expected {EXPECTED.get(task, task)}, found {END}")
+        for task in TASKS
+    ),
+    *(
+        (
+            task,
+            Raw(head + struct.pack(">I", size)),
+            f": expected {EXPECTED.get(task, task)}, found {END}",
+        )
+        for task in ("bytes", "list", "map", "string", "struct", "tuple", "any")
+        for head in (b"\xdd", b"\xdb", b"\xdf", b"\xc6", b"\xc9")
+        for size in (1, 2**16, 2**31, 2**32 - 1)
+    ),
+    *(
+        ("uint64", Raw(pack(2**64 - 1)[:size]), f": expected uint64, found {END}")
+        for size in range(2, 9)
+    ),
+]
 
 
 def map_structs() -> Iterator[Case]:
@@ -473,13 +515,27 @@ def graph_outputs() -> Iterator[Case]:
         payload("x" * 100_000, *[Raw(b"\xcc\xff")] * 1000),
     )
     for as_bin, buffer, outcome in (
-        *((as_bin, outputs + more, outputs) for as_bin in (False, True) for outputs in (plain, payload(), large)
-          for more in (b"", b"more")),
-        *((False, bytes(size), f": expected a count of 4 bytes and 0 values, found only {size} bytes (truncated)")
-          for size in range(4)),
-        (True, b"\2\0\0\0", ": expected a count of 4 bytes and 2 values, found only 4 bytes (truncated)"),
+        *(
+            (as_bin, outputs + more, outputs)
+            for as_bin in (False, True)
+            for outputs in (plain, payload(), large)
+            for more in (b"", b"more")
+        ),
+        *(
+            (
+                False,
+                bytes(size),
+                f": expected a count of 4 bytes and 0 values, found only {size} bytes (truncated)",
+            )
+            for size in range(4)
+        ),
+        (
+            True,
+            b"\2\0\0\0",
+            ": expected a count of 4 bytes and 2 values, found only 4 bytes (truncated)",
+        ),
         (True, struct.pack("<II", 1, 2) + b"a", f"[0]: expected a value, found {END}"),
-    ):  # fmt: skip
+    ):
         expected = (
             outcome if isinstance(outcome, bytes) else wrong(f"graph_outputs{outcome}")
         )
