@@ -19,30 +19,26 @@
  *
  *     cc -O2 -shared -fPIC -o sums/libsums.so sums.c
  *
- * Reading    Each spider_read_...(task->in) takes the next value; the first one takes the first
- *            argument. After spider_read_list, _map, _struct or _tuple, the next values are its
- *            elements, in order.
+ * Reading    Each spider_read_...(task->in) takes the next value, first the first argument. After
+ *            spider_read_list, _map, _struct or _tuple, the next values are its elements, in order.
  * Errors     The first error is kept, and it is the outcome of the task. After it, every reader
  *            returns zero (a list is empty, an option is absent) and every writer does nothing. So
- *            no call needs a check, except before a side effect:
- *            `if (!spider_ready(task)) return;`.
+ *            no call needs a check, but a side effect does: `if (!spider_ready(task)) return;`.
  * Arguments  A wrong type, a missing argument, and an argument or element that the task did not
  *            read are errors. They say where (`inputs[1].points[3]`, counted from 0), what was
  *            expected and what was found.
  * Writing    One complete value is the output. A task without an output writes nothing. A task
  *            with several outputs announces their number with spider_write_count.
  * Memory     Strings, bytes and memory from readers and from spider_alloc belong to the task. They
- *            are valid until the task function returns. The task must not free them. Writers copy
- *            what they are given. Names of fields and variants are not copied: string literals.
+ *            are valid until it returns, and it must not free them. Writers copy what they are
+ *            given. Names of fields and variants are not copied: use string literals.
  * Threads    A task, its readers and its writer belong to the thread that calls the task. No
  *            global data changes.
  * Files      Unlike stb's headers, this one makes its functions static, unless told otherwise: in a
- *            package of several files, the file that declares the package defines
- *            SPIDER_TDL_SEVERAL_FILES, too. The others only include this header. It exports only
- *            the four symbols that Spider calls.
- * zstd       Graph outputs of more than 1,024 bytes are compressed. If commit tasks of a package
- *            read them, define SPIDER_TDL_WITH_ZSTD next to SPIDER_TDL_IMPLEMENTATION, and link the
- *            package with -lzstd.
+ *            package of several files, the one that declares the package defines
+ *            SPIDER_TDL_SEVERAL_FILES, too, and the others only include this header.
+ * zstd       Graph outputs of more than 1,024 bytes are compressed. If commit tasks read them,
+ *            define SPIDER_TDL_WITH_ZSTD next to SPIDER_TDL_IMPLEMENTATION, and link with -lzstd.
  */
 #ifndef SPIDER_TDL_H
 #define SPIDER_TDL_H
@@ -57,7 +53,6 @@
 #include <stdexcept>
 #include <string>
 #endif
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -98,9 +93,8 @@ typedef enum spider_error_kind {
 
 /* Index tasks form the job's graph. The commit task follows if all succeed, the cleanup task when
  * the job ends. */
-typedef enum spider_task_kind {
-    SPIDER_TASK_INDEX, SPIDER_TASK_COMMIT, SPIDER_TASK_CLEANUP
-} spider_task_kind;
+typedef enum spider_task_kind { SPIDER_TASK_INDEX, SPIDER_TASK_COMMIT, SPIDER_TASK_CLEANUP }
+    spider_task_kind;
 
 /* What spider_peek returns. UNSIGNED and NEGATIVE are integers from 0 up and below 0; ARRAY is a
  * list, struct, tuple or Bytes; no reader accepts EXTENSION. */
@@ -123,8 +117,7 @@ typedef struct spider_writer spider_writer;
 typedef struct spider_task {
     spider_reader *in;            /* the arguments */
     spider_writer *out;           /* the outputs */
-    spider_reader *graph_outputs; /* of the job's graph; reading them fails in other tasks than a
-                                     commit task */
+    spider_reader *graph_outputs; /* of the job's graph; only a commit task can read them */
     spider_task_kind kind;
     uint64_t job_id;
     uint64_t index;       /* of an index task within its job, otherwise 0 */
@@ -272,14 +265,11 @@ SPIDER__API void spider_write_map_end(spider_writer *out);
 
 /* ---- The package ---------------------------------------------------------------------------- */
 
-/*
- * SPIDER_TDL_PACKAGE(name, init, tasks...) declares the package, once, at file scope, after its
- * tasks:
+/* SPIDER_TDL_PACKAGE(name, init, tasks...) declares the package, once, at file scope:
  *   name   a string literal; the library must be <name>/lib<name>.so
  *   init   NULL, or a function that is called once before any task. It has no arguments and no
  *          outputs. If it fails, so does loading the package.
- *   tasks  one or more of {"name", function}
- */
+ *   tasks  one or more of {"name", function} */
 #define SPIDER_TDL_PACKAGE(...) \
     typedef char define_SPIDER_TDL_IMPLEMENTATION_before_you_include_spider_tdl_h[-1]
 
@@ -329,7 +319,7 @@ extern "C" {
  * A container that is entered takes over `left`, and its level keeps in `outer` what the container
  * around it had there. Leaving it, which only the next read does, brings that back. What cannot be
  * continued simply is counted in `left` of a level instead. So the values that a level still has
- * are its own `left` and, if it is the innermost, that of the reader, otherwise `outer` of the next.
+ * are its own `left` and, if it is the innermost, that of the reader, or else `outer` of the next.
  */
 typedef struct spider__level {
     const char *names;    /* of a struct's fields; the name of a variant; otherwise NULL */
@@ -349,24 +339,18 @@ typedef struct spider__known {
     uint8_t counts[4];
     uint8_t next; /* the place for another */
 } spider__known;
-
-/* The first bytes of a msgpack value, decoded. */
+/* The first bytes of a msgpack value, decoded. A nil of which the bits are 1 is a missing field. */
 typedef struct spider__head {
     spider_type type;
     uint8_t marker;
     uint32_t size;       /* bytes of a string, binary or extension; elements; pairs */
-    uint64_t bits;       /* of an integer (in two's complement), boolean, float or double; 1 with
-                            nil: it stands for a field that is missing */
+    uint64_t bits;       /* of an integer (in two's complement), boolean, float or double */
     const uint8_t *body; /* the bytes of a string or binary */
 } spider__head;
-
 enum { SPIDER__LEVELS = 16, SPIDER__SLOTS = 64, SPIDER__OPEN = 8 }; /* before memory is allocated */
-
 struct spider_reader {
     struct spider__call *call;
-    const uint8_t *position;
-    const uint8_t *end;
-    const uint8_t *limit; /* NULL: graph outputs that are still to be opened */
+    const uint8_t *position, *end, *limit; /* no limit: graph outputs, still to be opened */
     uint32_t left;
     bool peeked;          /* `head` is still to be taken */
     spider__known known;
@@ -374,15 +358,13 @@ struct spider_reader {
     spider__level *level; /* the innermost */
     spider__level *top;   /* the last one for which there is room */
     const uint8_t **slots; /* the values of fields; NULL: absent */
-    uint16_t slots_used;
-    uint16_t slot_count;
+    uint16_t slots_used, slot_count;
     uint16_t map_structs; /* among the levels */
     const char *label;    /* begins the positions in errors */
     spider__head head;    /* of the current value */
     spider__level levels[SPIDER__LEVELS];
     const uint8_t *first_slots[SPIDER__SLOTS];
 };
-
 /* A list or map of unknown length that is being written. */
 typedef struct spider__open {
     size_t start; /* the offset of its header */
@@ -390,15 +372,13 @@ typedef struct spider__open {
     size_t count; /* values begun */
     bool is_map;
 } spider__open;
-
 /* The inline writers look at `pending` and the room; all else is done by spider__begin. */
 struct spider_writer {
     struct spider__call *call;
     uint8_t *data;    /* the outputs, or the error, malloc'ed; the executor frees them */
     uint8_t *at;      /* where the next byte goes */
     uint8_t *limit;   /* the end of the room for values, 16 bytes before the end of the memory */
-    uint64_t pending; /* values that are still to be written before the current output, or element
-                         of an open list, is complete; 0 after an error */
+    uint64_t pending; /* values until the current output, or element of an open list, is complete */
     spider__known known;
     uint32_t depth;      /* lists and maps that are open */
     size_t start;        /* the offset of the current output's length */
@@ -410,7 +390,6 @@ struct spider_writer {
 };
 
 typedef union spider__block { union spider__block *next; long double alignment; } spider__block;
-
 /* One call of a task. `task` is the first member: a spider_task * can be cast to it. */
 typedef struct spider__call {
     spider_task task;
@@ -421,10 +400,8 @@ typedef struct spider__call {
     spider_reader graph_outputs;
     spider_writer out;
 } spider__call;
-
 /* What the inline functions call. */
-SPIDER__API uint64_t spider__read_integer(spider_reader *in, const char *expected, int64_t min,
-                                          uint64_t max);
+SPIDER__API uint64_t spider__read_integer(spider_reader *, const char *, int64_t, uint64_t);
 SPIDER__API void spider__leave(spider_reader *in);
 SPIDER__API float spider__read_float(spider_reader *in);
 SPIDER__API double spider__read_double(spider_reader *in);
@@ -435,16 +412,13 @@ SPIDER__API void spider__write_integer(spider_writer *out, uint64_t bits, bool i
 SPIDER__API void spider__write_struct(spider_writer *out, const char *names);
 /* The same as without the second underscore, but bits of `contents` can stand for parentheses. */
 SPIDER__API size_t spider__read_variant(spider_reader *in, const char *names, uint64_t contents);
-SPIDER__API void spider__write_variant(spider_writer *out, const char *names, size_t index,
-                                       uint64_t contents);
+SPIDER__API void spider__write_variant(spider_writer *, const char *names, size_t, uint64_t);
 
 /* ---- Inline readers and writers ------------------------------------------------------------- */
 
 enum { SPIDER__SEQUENCE, SPIDER__PAIRS, SPIDER__FIELDS, SPIDER__BYTES, SPIDER__PAYLOAD };
-
 bool spider_ok(const spider_task *task) { return !((const spider__call *)task)->failed; }
 SPIDER__INLINE bool spider__reader_ok(const spider_reader *in) { return !in->call->failed; }
-
 /* Takes a value of a marker and `size` bytes more, if it is next. */
 SPIDER__INLINE bool spider__take_inline(spider_reader *in, uint8_t marker, int size) {
     const uint8_t *at = in->position;
@@ -463,7 +437,6 @@ SPIDER__INLINE bool spider__take_inline(spider_reader *in, uint8_t marker, int s
         return (name##_t)*in->position++;                                                          \
     }
 SPIDER__INTEGERS(SPIDER__READER)
-
 float spider_read_float(spider_reader *in) {
     union { uint32_t bits; float value; } number;
     if (!spider__take_inline(in, 0xca, 4)) return spider__read_float(in);
@@ -484,7 +457,6 @@ bool spider_read_boolean(spider_reader *in) {
     in->left--;
     return (*in->position++ & 1) != 0;
 }
-
 /* Their number, if it is known; otherwise more than there can be. */
 SPIDER__INLINE uint32_t spider__count_known(const spider__known *known, const char *names) {
     for (unsigned i = 0; i < 4; i++) {
@@ -519,13 +491,11 @@ void spider_read_struct(spider_reader *in, const char *names) {
     in->left = count;
     in->position = at + 1;
 }
-
 /* Makes room for `size` bytes of the next value. False after an error. */
 SPIDER__INLINE bool spider__begin_inline(spider_writer *out, size_t size) {
     return (out->pending > 0 && out->limit - out->at >= (ptrdiff_t)size)
            || spider__begin(out, size);
 }
-
 /* Writes a value of a marker and a number of 0, 4 or 8 bytes. */
 SPIDER__INLINE void spider__put_inline(spider_writer *out, unsigned marker, uint64_t bits,
                                        unsigned size) {
@@ -538,7 +508,6 @@ SPIDER__INLINE void spider__put_inline(spider_writer *out, unsigned marker, uint
         out->pending--;
     }
 }
-
 void spider_write_nil(spider_writer *out) { spider__put_inline(out, 0xc0, 0, 0); }
 void spider_write_boolean(spider_writer *out, bool value) {
     spider__put_inline(out, value ? 0xc3 : 0xc2, 0, 0);
@@ -553,7 +522,6 @@ void spider_write_double(spider_writer *out, double value) {
     memcpy(&bits, &value, 8);
     spider__put_inline(out, 0xcb, bits, 8);
 }
-
 /* Of a signed type, the bits are those of an int64_t. */
 SPIDER__INLINE void spider__write_inline(spider_writer *out, uint64_t bits, bool is_negative) {
     if (bits < 0x80) spider__put_inline(out, bits & 0x7f, 0, 0);
@@ -565,7 +533,6 @@ SPIDER__INLINE void spider__write_inline(spider_writer *out, uint64_t bits, bool
         spider__write_inline(out, (uint64_t)value, (int64_t)min >> 63 & (int64_t)value >> 63);     \
     }
 SPIDER__INTEGERS(SPIDER__WRITER)
-
 void spider_write_struct(spider_writer *out, const char *names) {
     uint32_t count = spider__count_known(&out->known, names);
     if (count > 15 || !spider__begin_inline(out, 1)) {
@@ -576,7 +543,6 @@ void spider_write_struct(spider_writer *out, const char *names) {
     out->pending += count;
     out->pending--;
 }
-
 bool spider_write_option(spider_writer *out, bool present) {
     if (!present) spider_write_nil(out);
     return present;
@@ -596,19 +562,16 @@ typedef struct spider__package {
 } spider__package;
 
 SPIDER__HIDDEN extern const spider__package spider__this_package;
-
 #ifdef __cplusplus
 #pragma GCC diagnostic pop
 } /* extern "C" */
 #endif
-
 #endif /* SPIDER_TDL_H */
 
 /* ==== Implementation ========================================================================= */
 
 #if defined(SPIDER_TDL_IMPLEMENTATION) && !defined(SPIDER__IMPLEMENTED)
 #define SPIDER__IMPLEMENTED
-
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -620,7 +583,6 @@ SPIDER__HIDDEN extern const spider__package spider__this_package;
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "spider_tdl.h needs a little-endian machine."
 #endif
-
 #undef SPIDER_TDL_PACKAGE
 #define SPIDER_TDL_PACKAGE(name_, init_, ...)                                                      \
     static const spider_task_entry spider__tasks[] = {__VA_ARGS__};                                \
@@ -629,11 +591,9 @@ SPIDER__HIDDEN extern const spider__package spider__this_package;
         sizeof spider__tasks / sizeof *spider__tasks};                                             \
     struct spider_task
 
-/* Error paths, and what runs once per call, are out of line and small, which makes the rest
- * faster. */
+/* Error paths are out of line and small, which makes the rest faster. */
 #define SPIDER__COLD static __attribute__((__cold__, __noinline__))
 #define SPIDER__SLOW __attribute__((__noinline__))
-
 #ifdef __cplusplus
 extern "C" {
 #pragma GCC diagnostic push
@@ -775,7 +735,6 @@ static size_t spider__character_size(const uint8_t *at, size_t size) {
     }
     return more + 1;
 }
-
 static bool spider__is_ascii(const uint8_t *at, size_t size) {
     uint64_t words[2] = {0, 0};
     if (size >= 16) {
@@ -818,9 +777,9 @@ static size_t spider__utf8_prefix(const void *text, size_t size) {
  * bytes has still to be stored: returns where. NULL: it has failed before, or there is no memory.
  * From now on, readers have nothing left, and writers nothing pending. */
 SPIDER__COLD char *spider__begin_error(spider__call *call, spider_error_kind kind, size_t size) {
-    static const char *const names[] = {"TaskNotFound",       "DeserializationError",
-                                        "SerializationError", "ExecutionError",
-                                        "InvalidTaskContext", "Custom"};
+    static const char *const names[] = {
+        "TaskNotFound", "DeserializationError", "SerializationError", "ExecutionError",
+        "InvalidTaskContext", "Custom"};
     const char *name = names[(unsigned)kind < SPIDER_ERROR_CUSTOM ? kind : SPIDER_ERROR_CUSTOM];
     size_t name_size = strlen(name);
     spider_writer *out = &call->out;
@@ -840,20 +799,11 @@ SPIDER__COLD char *spider__begin_error(spider__call *call, spider_error_kind kin
     out->at = spider__store_size(out->at + name_size, 0xa0, size);
     return (char *)out->at;
 }
-
 SPIDER__COLD void spider__end_error(spider__call *call, size_t size) {
     uint8_t *at = call->out.at;
     for (size_t i = 0; (i += spider__utf8_prefix(at + i, size - i)) < size;)
         at[i] = '?'; /* text that is not UTF-8 would make the whole error unreadable */
     call->out.at = at + size;
-}
-SPIDER__COLD void spider__fail_with(spider__call *call, spider_error_kind kind, const void *text,
-                                    size_t size) {
-    char *at = spider__begin_error(call, kind, size);
-    if (at != NULL) {
-        memcpy(at, text, size);
-        spider__end_error(call, size);
-    }
 }
 
 /* The text is formatted where it stays: it takes no stack. */
@@ -871,7 +821,6 @@ void spider_fail(spider_task *task, spider_error_kind kind, const char *format, 
         spider__end_error((spider__call *)task, size);
     }
 }
-
 void *spider_alloc(spider_task *task, size_t count, size_t size) {
     spider__call *call = (spider__call *)task;
     bool fits = size == 0 || count <= (SIZE_MAX - sizeof(spider__block)) / size;
@@ -903,7 +852,6 @@ static bool spider__next_name(const char **names, spider_string *name) {
     *names = at;
     return name->size > 0;
 }
-
 static uint32_t spider__count_names(spider__known *known, const char *names) {
     uint32_t count = spider__count_known(known, names);
     spider_string name;
@@ -982,21 +930,22 @@ SPIDER__COLD void spider__describe(const spider_reader *in, const spider__level 
         uint32_t begun = spider__begun(in, level);
         char *at = text + used;
         size_t room = SPIDER__POSITION_SIZE - used;
+        int size = 0;
         if (begun == 0) return;
         if (room < 80) {
             snprintf(at, room, "[...]");
             return;
         }
         if (level->kind == SPIDER__PAIRS) {
-            used += (size_t)snprintf(at, room, "[%s %" PRIu32 "]",
-                                     begun % 2 == 1 ? "key" : "value", (begun - 1) / 2);
+            const char *which = begun % 2 == 1 ? "key" : "value";
+            size = snprintf(at, room, "[%s %" PRIu32 "]", which, (begun - 1) / 2);
         } else if (level->names == NULL) {
-            used += (size_t)snprintf(at, room, "[%" PRIu32 "]", begun - 1);
+            size = snprintf(at, room, "[%" PRIu32 "]", begun - 1);
         } else {
             spider_string name = spider__name_at(level->names, begun - 1);
-            used += (size_t)snprintf(at, room, ".%.*s", name.size > 60 ? 60 : (int)name.size,
-                                     name.data);
+            size = snprintf(at, room, ".%.*s", name.size > 60 ? 60 : (int)name.size, name.data);
         }
+        used += (size_t)size;
     }
 }
 
@@ -1036,7 +985,6 @@ SPIDER__COLD bool spider__mismatch(spider_reader *in, const char *expected) {
     else spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
     return false;
 }
-
 SPIDER__COLD bool spider__damaged(spider_reader *in, const char *expected) {
     return spider__refuse(in, expected,
                           ", found the end of the bytes (truncated), or the reserved marker c1");
@@ -1070,7 +1018,6 @@ static void spider__open_payload(spider_reader *in, const uint8_t *data, size_t 
                     count, size);
     }
 }
-
 SPIDER__COLD bool spider__open_graph_outputs(spider_reader *in);
 
 /* Goes to the next value of the payload. False after an error. */
@@ -1091,7 +1038,6 @@ static bool spider__begin_argument(spider_reader *in, const char *expected) {
     in->end = in->position + spider__load_le32(in->end);
     return true;
 }
-
 /* If the values of the innermost level follow one another, counts them in the reader. */
 static void spider__resume(spider_reader *in) {
     if (in->level->kind <= SPIDER__PAIRS) {
@@ -1114,7 +1060,6 @@ SPIDER__SLOW void spider__leave(spider_reader *in) {
         spider__resume(in);
     }
 }
-
 /* Makes the value that was taken last the next one again, as if it had only been looked at. */
 static void spider__untake(spider_reader *in) {
     in->peeked = true;
@@ -1187,7 +1132,6 @@ SPIDER__COLD bool spider__grow_reader(spider_reader *in) {
     memcpy(in->slots, in->first_slots, sizeof in->first_slots);
     return true;
 }
-
 /* Whether there can be another level, after `depth` more. */
 static bool spider__has_level(spider_reader *in, size_t depth) {
     if (in->level + depth < in->top) return true;
@@ -1201,13 +1145,10 @@ static spider__level *spider__enter(spider_reader *in, uint32_t count, uint8_t k
                                     const char *names) {
     if (!spider__has_level(in, 0)) return NULL;
     bool is_sequence = kind <= SPIDER__PAIRS;
-    spider__level level = {names, NULL, count, 0, 0, in->left, in->slots_used, kind};
-    if (!is_sequence) {
-        in->level->left += in->left;
-        level.outer = 0;
-        level.left = count;
-    }
-    in->left = is_sequence ? count : 0;
+    spider__level level = {names, NULL, count, 0, is_sequence ? 0 : count,
+                           is_sequence ? in->left : 0, in->slots_used, kind};
+    in->level->left += in->left - level.outer;
+    in->left = count - level.left;
     *++in->level = level;
     return in->level;
 }
@@ -1300,7 +1241,6 @@ spider_type spider_peek(spider_reader *in) {
     spider__untake(in);
     return in->head.type;
 }
-
 void spider_skip(spider_reader *in) {
     const spider__head *head = spider__take(in, "a value");
     const uint8_t *after = head != NULL ? spider__skip(in, in->position, *head) : NULL;
@@ -1323,7 +1263,6 @@ SPIDER__SLOW static void spider__check_all_read(spider_reader *in, bool all) {
                     pairs ? "keys and values" : "value", pairs || read == 1 ? "" : "s", count);
     }
 }
-
 bool spider_ready(spider_task *task) {
     spider__check_all_read(task->in, true);
     spider__check_all_read(task->graph_outputs, false);
@@ -1398,7 +1337,6 @@ spider_string spider_read_string(spider_reader *in) {
     }
     return value;
 }
-
 const char *spider_read_cstring(spider_reader *in) {
     spider_string text = spider_read_string(in);
     if (memchr(text.data, '\0', text.size) != NULL)
@@ -1421,7 +1359,6 @@ static spider__level *spider__enter_array(spider_reader *in, size_t count, const
     }
     return level;
 }
-
 static spider__level *spider__read_array(spider_reader *in, const char *expected) {
     if (spider__take(in, expected) == NULL) return NULL;
     spider__level *level = spider__enter_array(in, in->head.size, NULL);
@@ -1486,7 +1423,6 @@ SPIDER__SLOW void spider__read_struct(spider_reader *in, const char *names) {
         spider__mismatch(in, expected);
     }
 }
-
 SPIDER__COLD void spider__reject_variant(spider_reader *in, const char *names, const char *format,
                                          int size, const char *text) {
     char expected[SPIDER__EXPECTED_SIZE + 16];
@@ -1549,16 +1485,14 @@ SPIDER__SLOW static bool spider__grow(spider_writer *out, size_t size) {
     bool fits = size <= UINT32_MAX - used;
     size_t capacity = 2 * used + size + 256;
     uint8_t *data = fits ? (uint8_t *)realloc(out->data, capacity + 16) : NULL;
-    if (data == NULL) {
+    if (data == NULL)
         return spider__fail_to_write(out, "out of memory: no room for %zu more bytes of outputs",
                                      size);
-    }
     out->data = data;
     out->at = data + used;
     out->limit = data + capacity;
     return true;
 }
-
 static bool spider__reserve(spider_writer *out, size_t size) {
     return out->limit - out->at >= (ptrdiff_t)size || spider__grow(out, size);
 }
@@ -1592,7 +1526,6 @@ SPIDER__SLOW bool spider__begin(spider_writer *out, size_t size) {
     }
     return spider__reserve(out, size);
 }
-
 static bool spider__is_count(spider_writer *out, size_t count, const char *what) {
     return count <= UINT32_MAX
            || spider__fail_to_write(out, "outputs[%zu]: %zu %s are too many: at most 4294967295",
@@ -1601,7 +1534,8 @@ static bool spider__is_count(spider_writer *out, size_t count, const char *what)
 void spider_write_count(spider_writer *out, size_t count) {
     if (!spider__is_count(out, count, "outputs")) return;
     if (out->count > 0)
-        (void)spider__fail_to_write(out, "outputs: spider_write_count must precede the first output");
+        (void)spider__fail_to_write(out,
+                                    "outputs: spider_write_count must precede the first output");
     out->announced = count;
     out->counted = true;
 }
@@ -1617,7 +1551,6 @@ SPIDER__SLOW void spider__write_integer(spider_writer *out, uint64_t bits, bool 
     unsigned width = most <= UINT8_MAX ? 0 : most <= UINT16_MAX ? 1 : most <= UINT32_MAX ? 2 : 3;
     out->at = spider__store_be(out->at, (is_negative ? 0xd0 : 0xcc) + width, bits, 1u << width);
 }
-
 void spider_write_string(spider_writer *out, spider_string value) {
     if (spider__utf8_prefix(value.data, value.size) < value.size) {
         (void)spider__fail_to_write(out, "outputs[%zu]: a string that is not UTF-8",
@@ -1629,13 +1562,11 @@ void spider_write_string(spider_writer *out, spider_string value) {
         out->at += value.size;
     }
 }
-
 void spider_write_cstring(spider_writer *out, const char *value) {
     spider_string text = {value, value != NULL ? strlen(value) : 0};
-    if (value == NULL) {
+    if (value == NULL)
         (void)spider__fail_to_write(out, "outputs[%zu]: NULL is not a string",
                                     spider__output_index(out));
-    }
     spider_write_string(out, text);
 }
 void spider_write_bytes(spider_writer *out, spider_bytes value) {
@@ -1685,7 +1616,6 @@ void spider__write_variant(spider_writer *out, const char *names, size_t index, 
     if (has_content) spider_write_map(out, 1);
     spider_write_string(out, name);
 }
-
 void spider_write_variant(spider_writer *out, const char *names, size_t index) {
     spider__write_variant(out, names, index, 0);
 }
@@ -1693,10 +1623,9 @@ void spider_write_variant(spider_writer *out, const char *names, size_t index) {
 /* Makes room for all open lists and maps that are allowed. False after an error. */
 SPIDER__COLD bool spider__grow_open(spider_writer *out) {
     spider__open *open = out->open;
-    if (out->depth == SPIDER_TDL_OPEN_MAX) {
+    if (out->depth == SPIDER_TDL_OPEN_MAX)
         return spider__fail_to_write(out, "outputs[%zu]: more than 128 lists and maps of unknown "
                                      "length are open", spider__output_index(out));
-    }
     out->open = (spider__open *)spider_alloc(&out->call->task, SPIDER_TDL_OPEN_MAX, sizeof *open);
     return out->open != NULL && memcpy(out->open, open, sizeof out->first_open) != NULL;
 }
@@ -1735,7 +1664,6 @@ static void spider__end_open(spider_writer *out, bool is_map) {
         out->depth--;
     }
 }
-
 void spider_write_list_begin(spider_writer *out) { spider__begin_open(out, false); }
 void spider_write_list_end(spider_writer *out) { spider__end_open(out, false); }
 void spider_write_map_begin(spider_writer *out) { spider__begin_open(out, true); }
@@ -1757,7 +1685,6 @@ SPIDER__SLOW static void spider__start(spider__call *call) {
     call->out.open = call->out.first_open;
     spider__open_payload(&call->in, (const uint8_t *)"", 0);
 }
-
 static void spider__decompress(spider_reader *in, const uint8_t *data, size_t size) {
     spider_task *task = &in->call->task;
 #ifdef SPIDER_TDL_WITH_ZSTD
@@ -1778,21 +1705,17 @@ static void spider__decompress(spider_reader *in, const uint8_t *data, size_t si
         state = ZSTD_decompressStream(stream, &target, &source);
     }
     ZSTD_freeDStream(stream);
-    if (stream == NULL) {
+    if (stream == NULL)
         spider_fail(task, SPIDER_ERROR_SERIALIZATION, "out of memory: no room for zstd");
-    } else if (state != 0) {
-        spider_fail(task, SPIDER_ERROR_DESERIALIZATION,
-                    "graph_outputs: expected zstd, found damaged bytes: %s",
+    else if (state != 0)
+        spider_fail(task, SPIDER_ERROR_DESERIALIZATION, "graph_outputs: expected zstd, found "
+                    "damaged bytes: %s",
                     ZSTD_isError(state) ? ZSTD_getErrorName(state) : "truncated");
-    } else {
-        spider__open_payload(in, (const uint8_t *)target.dst, target.pos);
-    }
+    else spider__open_payload(in, (const uint8_t *)target.dst, target.pos);
 #else
-    (void)data;
-    (void)size;
-    spider_fail(task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
-                "graph_outputs: they are zstd-compressed, and this package was compiled without "
-                "SPIDER_TDL_WITH_ZSTD");
+    (void)data, (void)size;
+    spider_fail(task, SPIDER_ERROR_INVALID_TASK_CONTEXT, "graph_outputs: they are zstd-compressed, "
+                "and this package was compiled without SPIDER_TDL_WITH_ZSTD");
 #endif
 }
 
@@ -1800,25 +1723,19 @@ static void spider__decompress(spider_reader *in, const uint8_t *data, size_t si
 SPIDER__COLD bool spider__open_graph_outputs(spider_reader *in) {
     spider__call *call = in->call;
     spider_bytes buffer = call->graph_buffer;
-    if (buffer.data == NULL) {
+    if (buffer.data == NULL)
         spider_fail(&call->task, SPIDER_ERROR_INVALID_TASK_CONTEXT,
                     "graph_outputs: only a commit task has graph outputs");
-    } else if (buffer.size == 0 || buffer.data[0] > 1) {
+    else if (buffer.size == 0 || buffer.data[0] > 1)
         spider_fail(&call->task, SPIDER_ERROR_DESERIALIZATION,
                     "graph_outputs: expected a first byte of 0 (plain) or 1 (zstd), found %s",
                     buffer.size == 0 ? "no bytes" : "another");
-    } else if (buffer.data[0] == 1) {
-        spider__decompress(in, buffer.data + 1, buffer.size - 1);
-    } else {
-        spider__open_payload(in, buffer.data + 1, buffer.size - 1);
-    }
+    else if (buffer.data[0] == 1) spider__decompress(in, buffer.data + 1, buffer.size - 1);
+    else spider__open_payload(in, buffer.data + 1, buffer.size - 1);
     return !call->failed;
 }
-
 SPIDER__SLOW static void spider__read_context(spider__call *call, const uint8_t *data, size_t size)
 {
-    static const char fields[] = "job_id, task_id, task_instance_id, resource_group_id, "
-                                 "graph_outputs";
     spider_task *task = &call->task;
     spider_reader *in = &call->graph_outputs; /* not needed yet for its purpose */
     in->label = "task";
@@ -1833,7 +1750,8 @@ SPIDER__SLOW static void spider__read_context(spider__call *call, const uint8_t 
                       in->head.size == 4 ? ", as an older Spider sends" : "");
         return;
     }
-    spider__enter(in, 5, SPIDER__SEQUENCE, fields);
+    spider__enter(in, 5, SPIDER__SEQUENCE,
+                  "job_id, task_id, task_instance_id, resource_group_id, graph_outputs");
     task->job_id = spider_read_uint64(in);
     task->kind = (spider_task_kind)spider_read_variant(in, "Index(), Commit, Cleanup");
     task->index = task->kind == SPIDER_TASK_INDEX ? spider_read_uint64(in) : 0;
@@ -1859,7 +1777,6 @@ static void spider__run(spider__call *call, spider_task_function function) {
     function(&call->task);
 #endif
 }
-
 SPIDER__SLOW static void spider__end_outputs(spider_writer *out) {
     if (out->depth > 0) {
         (void)spider__fail_to_write(out, "outputs[%zu]: a list or map was begun, but not ended",
@@ -1884,10 +1801,9 @@ SPIDER__SLOW static spider__result spider__finish(spider__call *call) {
         call->memory = block->next;
         free(block);
     }
-    uint8_t *data = call->out.data;
-    size_t size = (size_t)(call->out.at - data);
-    spider__result result = {call->failed, data, size};
-    if (data == NULL) result.pointer = (uint8_t *)1; /* Rust requires that it is not NULL */
+    spider__result result = {call->failed, call->out.data,
+                             (size_t)(call->out.at - call->out.data)};
+    if (result.pointer == NULL) result.pointer = (uint8_t *)1; /* Rust requires that it is not */
     return result;
 }
 
@@ -1921,9 +1837,8 @@ SPIDER__COLD void spider__check_tasks(spider_task *task) {
 SPIDER__EXPORT spider__version __spider_tdl_package_get_version(void);
 SPIDER__EXPORT spider__view __spider_tdl_package_get_name(void);
 SPIDER__EXPORT spider__result __spider_tdl_package_init(void);
-SPIDER__EXPORT spider__result __spider_tdl_package_execute(spider__view task_name,
-                                                           spider__view context,
-                                                           spider__view inputs);
+SPIDER__EXPORT spider__result __spider_tdl_package_execute(spider__view, spider__view,
+                                                           spider__view);
 
 spider__version __spider_tdl_package_get_version(void) {
     spider__version version = {{0, 1, 0}};
@@ -1945,7 +1860,11 @@ spider__result __spider_tdl_package_execute(spider__view task_name, spider__view
     const spider_task_entry *task = spider__find_task(task_name.pointer, task_name.length);
     spider__start(&call);
     if (task == NULL) {
-        spider__fail_with(&call, SPIDER_ERROR_TASK_NOT_FOUND, task_name.pointer, task_name.length);
+        char *at = spider__begin_error(&call, SPIDER_ERROR_TASK_NOT_FOUND, task_name.length);
+        if (at != NULL) {
+            memcpy(at, task_name.pointer, task_name.length);
+            spider__end_error(&call, task_name.length);
+        }
     } else {
         spider__read_context(&call, (const uint8_t *)context.pointer, context.length);
         spider__open_payload(&call.in, (const uint8_t *)inputs.pointer, inputs.length);
@@ -1957,10 +1876,8 @@ spider__result __spider_tdl_package_execute(spider__view task_name, spider__view
     }
     return spider__finish(&call);
 }
-
 #ifdef __cplusplus
 #pragma GCC diagnostic pop
 } /* extern "C" */
 #endif
-
 #endif /* SPIDER_TDL_IMPLEMENTATION */

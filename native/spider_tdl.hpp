@@ -14,21 +14,19 @@
  *
  *     c++ -std=c++17 -O2 -shared -fPIC -o sums/libsums.so sums.cpp
  *
- * Parameters Values, or const references: they refer to copies that live until the task returns.
+ * Parameters Values, or const references: they refer to copies that live until the task returns. If
+ *            the first one is `spider_task &` or `const spider_task &`, it receives the call and
+ *            its context; it is not an argument.
  * Results    A std::tuple is several outputs; void is none. Anything else is one output.
- * Types      bool, the integers, float, double, std::string, std::vector, std::array, std::pair,
- *            std::tuple, std::optional, std::map, std::unordered_map, and
- *            std::vector<std::uint8_t> for Bytes. std::string_view and spider_bytes are not copied;
- *            they are valid until the task returns.
- * Your own   SPIDER_STRUCT, SPIDER_ENUM and SPIDER_VARIANT, below. For any other type, write two
- *            functions in the namespace of the type or in the global one, with
- *            spider::read<T>(in), spider::write(out, value) and everything in spider_tdl.h:
+ * Types      bool, integers, float, double, std::string, std::vector, std::array, std::pair,
+ *            std::tuple, std::optional, std::map, std::unordered_map, std::vector<std::uint8_t> for
+ *            Bytes. std::string_view and spider_bytes are valid until the task returns.
+ * Your own   SPIDER_STRUCT, SPIDER_ENUM and SPIDER_VARIANT, below. For another type, write two
+ *            functions in its namespace or in the global one, with spider::read<T>(in),
+ *            spider::write(out, value) and everything in spider_tdl.h:
  *                void spider_read(spider_reader *in, type &value);
  *                void spider_write(spider_writer *out, const type &value);
- * The call   If the first parameter is `spider_task &` or `const spider_task &`, it receives the
- *            call and its context; it is not an argument.
- * Errors     `throw spider::task_error("no such key")`, or any other exception: see task_error in
- *            spider_tdl.h.
+ * Errors     `throw spider::task_error("no such key")`, or any other exception.
  * C          Tasks in the style of C, `void task(spider_task *task)`, can be in the same package.
  * Symbols    Put tasks, types and their functions in an unnamed namespace, or compile with
  *            -fvisibility=hidden. Then the library exports only the four symbols that Spider calls,
@@ -59,70 +57,46 @@
 #include <vector>
 
 namespace spider __attribute__((__visibility__("hidden"))) {
-
 namespace detail {
-
 /* Whether a type is made from this template, such as std::vector. */
-template <template <class...> class Template, class T>
-constexpr bool is = false;
+template <template <class...> class Template, class T> constexpr bool is = false;
 template <template <class...> class Template, class... Arguments>
 constexpr bool is<Template, Template<Arguments...>> = true;
-
-template <class T>
-constexpr bool is_array = false;
-template <class T, std::size_t N>
-constexpr bool is_array<std::array<T, N>> = true;
-
-template <class T>
-constexpr bool is_byte_vector = false;
-template <class A>
-constexpr bool is_byte_vector<std::vector<std::uint8_t, A>> = true;
-
-template <class T>
-constexpr bool is_map = is<std::map, T> || is<std::unordered_map, T>;
-
-template <class T>
-constexpr bool is_product = is<std::tuple, T> || is<std::pair, T>;
+template <class T> constexpr bool is_array = false;
+template <class T, std::size_t N> constexpr bool is_array<std::array<T, N>> = true;
+template <class T> constexpr bool is_byte_vector = false;
+template <class A> constexpr bool is_byte_vector<std::vector<std::uint8_t, A>> = true;
+template <class T> constexpr bool is_map = is<std::map, T> || is<std::unordered_map, T>;
+template <class T> constexpr bool is_product = is<std::tuple, T> || is<std::pair, T>;
 
 /* An integer of a width that TDL has; not bool, and not a character such as char or wchar_t. */
-template <class T>
-constexpr bool is_integer() {
+template <class T> constexpr bool is_integer() {
     if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool> && sizeof(T) <= 8) {
         return std::is_same_v<T, std::make_signed_t<T>>
                || std::is_same_v<T, std::make_unsigned_t<T>>;
     }
     return false;
 }
-
 /* Whether there is a function spider_read or spider_write for a type. */
-template <class T, class = void>
-constexpr bool has_read = false;
+template <class T, class = void> constexpr bool has_read = false;
 template <class T>
 constexpr bool has_read<T, std::void_t<decltype(spider_read(std::declval<spider_reader *>(),
                                                             std::declval<T &>()))>> = true;
-
-template <class T, class = void>
-constexpr bool has_write = false;
+template <class T, class = void> constexpr bool has_write = false;
 template <class T>
 constexpr bool has_write<T, std::void_t<decltype(spider_write(std::declval<spider_writer *>(),
                                                               std::declval<const T &>()))>> = true;
+template <class T> constexpr bool unsupported = false;
 
-template <class T>
-constexpr bool unsupported = false;
-
-template <class T>
-void read_value(spider_reader *in, T &value);
-template <class T>
-void write_value(spider_writer *out, const T &value);
+template <class T> void read_value(spider_reader *in, T &value);
+template <class T> void write_value(spider_writer *out, const T &value);
 
 template <class... T>
 void read_each([[maybe_unused]] spider_reader *in, T &...value) { (read_value(in, value), ...); }
-template <class... T>
-void write_each([[maybe_unused]] spider_writer *out, const T &...value) {
+template <class... T> void write_each([[maybe_unused]] spider_writer *out, const T &...value) {
     (write_value(out, value), ...);
 }
-template <class T>
-void read_integer(spider_reader *in, T &value) {
+template <class T> void read_integer(spider_reader *in, T &value) {
 #define SPIDER__READ(name, min, max)                                                               \
     if constexpr (sizeof(T) == sizeof(name##_t) && std::is_signed_v<T> == (min < 0)) {             \
         value = spider_read_##name(in);                                                            \
@@ -133,8 +107,7 @@ void read_integer(spider_reader *in, T &value) {
 
 /* Memory is reserved for at most 1,024 elements: one may be much larger than the byte that
  * announced it. */
-template <class T>
-void read_vector(spider_reader *in, T &value) {
+template <class T> void read_vector(spider_reader *in, T &value) {
     std::size_t count = spider_read_list(in);
     value.clear();
     value.reserve(count < 1024 ? count : 1024);
@@ -148,8 +121,7 @@ void read_vector(spider_reader *in, T &value) {
 }
 
 /* Keys mostly come in order. Of two equal keys, the last counts, as in Rust. */
-template <class T>
-void read_map(spider_reader *in, T &value) {
+template <class T> void read_map(spider_reader *in, T &value) {
     std::size_t count = spider_read_map(in);
     value.clear();
     if constexpr (is<std::unordered_map, T>) value.reserve(count < 1024 ? count : 1024);
@@ -164,9 +136,7 @@ void read_map(spider_reader *in, T &value) {
         read_value(in, mapped);
     }
 }
-
-template <class T>
-void read_value(spider_reader *in, T &value) {
+template <class T> void read_value(spider_reader *in, T &value) {
     if constexpr (std::is_same_v<T, bool>) {
         value = spider_read_boolean(in);
     } else if constexpr (is_integer<T>()) {
@@ -204,9 +174,7 @@ void read_value(spider_reader *in, T &value) {
                       "function spider_read (see the top of spider_tdl.hpp)");
     }
 }
-
-template <class T>
-void write_value(spider_writer *out, const T &value) {
+template <class T> void write_value(spider_writer *out, const T &value) {
     using pointer = std::decay_t<T>;
     if constexpr (std::is_same_v<T, bool>) {
         spider_write_boolean(out, value);
@@ -250,20 +218,17 @@ void write_value(spider_writer *out, const T &value) {
 }
 
 /* The number of a value of an enum; N: it has none. */
-template <class T, std::size_t N>
-std::size_t index_of(const T (&values)[N], T value) {
+template <class T, std::size_t N> std::size_t index_of(const T (&values)[N], T value) {
     std::size_t index = 0;
     while (index < N && values[index] != value) index++;
     return index;
 }
 
 /* The alternatives of a std::variant that have content, as bits. */
-template <class T, std::size_t... I>
-constexpr std::uint64_t contents(std::index_sequence<I...>) {
+template <class T, std::size_t... I> constexpr std::uint64_t contents(std::index_sequence<I...>) {
     return ((std::uint64_t{!std::is_empty_v<std::variant_alternative_t<I, T>>} << I) | ...);
 }
-template <std::size_t I, class Variant>
-bool read_alternative(spider_reader *in, Variant &value) {
+template <std::size_t I, class Variant> bool read_alternative(spider_reader *in, Variant &value) {
     [[maybe_unused]] auto &content = value.template emplace<I>();
     if constexpr (!std::is_empty_v<std::variant_alternative_t<I, Variant>>) {
         read_value(in, content);
@@ -289,8 +254,7 @@ void write_variant(spider_writer *out, const char *names, const Variant &value,
     spider__write_variant(out, names, value.index(), contents<Variant>(indices));
     (void)((value.index() == I && write_alternative<I>(out, value)) || ...);
 }
-template <class T>
-void write_outputs(spider_writer *out, const T &value) {
+template <class T> void write_outputs(spider_writer *out, const T &value) {
     if constexpr (is<std::tuple, T>) {
         spider_write_count(out, std::tuple_size_v<T>);
         std::apply([out](const auto &...output) { write_each(out, output...); }, value);
@@ -298,12 +262,10 @@ void write_outputs(spider_writer *out, const T &value) {
         write_value(out, value);
     }
 }
-template <class T>
-constexpr bool is_parameter =
+template <class T> constexpr bool is_parameter =
     !std::is_lvalue_reference_v<T> || std::is_const_v<std::remove_reference_t<T>>;
 
-template <class... Parameters, class Function>
-void call(spider_task *task, Function function) {
+template <class... Parameters, class Function> void call(spider_task *task, Function function) {
     static_assert((is_parameter<Parameters> && ...),
                   "a parameter of a task must be a value or a const reference; only the first one "
                   "may be a `spider_task &`");
@@ -318,7 +280,6 @@ void call(spider_task *task, Function function) {
         }
     }
 }
-
 template <class Result, class... Parameters>
 void unpack(spider_task *task, Result (*function)(Parameters...)) {
     call<Parameters...>(task, function);
@@ -334,12 +295,10 @@ void unpack(spider_task *task, Result (*function)(Task &, Parameters...)) {
 } /* namespace detail */
 
 /* Makes a task of a function. */
-template <auto Function>
-void typed(spider_task *task) { detail::unpack(task, Function); }
+template <auto Function> void typed(spider_task *task) { detail::unpack(task, Function); }
 
 /* The next value, for example read<std::int64_t>(task.graph_outputs). */
-template <class T>
-T read(spider_reader *in) {
+template <class T> T read(spider_reader *in) {
     T value{};
     detail::read_value(in, value);
     return value;
@@ -353,7 +312,6 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
 
 /* Compilers report mistakes in the macros below where they are used. */
 #pragma GCC system_header
-
 /*
  * These three make the functions spider_read and spider_write of a type. They stand in the
  * namespace of the type or in the global one.
@@ -385,7 +343,6 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
         spider::detail::write_each(spider__out, SPIDER__EACH(SPIDER__FIELD, __VA_ARGS__));         \
     }                                                                                              \
     static_assert(true, "")
-
 #define SPIDER_ENUM(type, ...)                                                                     \
     SPIDER__FUNCTIONS(type)                                                                        \
     inline void spider_read(spider_reader *spider__in, type &spider__value) {                      \
@@ -400,7 +357,6 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
                              spider::detail::index_of(spider__values, spider__value));             \
     }                                                                                              \
     static_assert(true, "")
-
 #define SPIDER_VARIANT(type, ...)                                                                  \
     SPIDER__FUNCTIONS(type)                                                                        \
     inline void spider_read(spider_reader *spider__in, type &spider__value) {                      \
@@ -416,7 +372,6 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
                                       std::make_index_sequence<std::variant_size_v<type>>());      \
     }                                                                                              \
     static_assert(true, "")
-
 #define SPIDER__FUNCTIONS(type)                                                                    \
     [[maybe_unused]] SPIDER__HIDDEN inline void spider_read(spider_reader *, type &);              \
     [[maybe_unused]] SPIDER__HIDDEN inline void spider_write(spider_writer *, const type &);
@@ -457,5 +412,4 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
                      c4, c5, c6, c7, c8, d1, d2, d3, d4, d5, d6, d7, d8, e1, e2, e3, e4, e5, e6,   \
                      e7, e8, f1, f2, f3, f4, f5, f6, f7, f8, g1, g2, g3, g4, g5, g6, g7, g8, h1,   \
                      h2, h3, h4, h5, h6, h7, h8, nth, ...) nth
-
 #endif

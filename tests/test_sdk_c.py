@@ -258,7 +258,8 @@ def test_structs_as_maps_have_64_fields(driver, count):
     operations = f"struct:{','.join(names)}" + " int8" * count
     numbers = "1 " * (count - 1) + "1"
     text = (
-        "a struct of more than 64 fields cannot be read from a map, and this one has 65: "
+        "a struct of more than 64 fields cannot be read from a map, "
+        "and this one has 65: "
         f"{','.join(names)[:100]}..."
     )
     error = TdlError("ExecutionError", text)
@@ -380,7 +381,10 @@ def test_no_memory_for_zstd_is_not_damage(spawn, tmp_path):
 
 
 def test_compressed_graph_outputs_need_zstd(driver):
-    text = "graph_outputs: they are zstd-compressed, and this package was compiled without SPIDER_TDL_WITH_ZSTD"
+    text = (
+        "graph_outputs: they are zstd-compressed, "
+        "and this package was compiled without SPIDER_TDL_WITH_ZSTD"
+    )
     case = script(
         "graph count", [], TdlError("InvalidTaskContext", text), commit(b"\1damaged")
     )
@@ -400,7 +404,9 @@ static void add(spider_task *task)
 }
 """
 PACKAGE = 'SPIDER_TDL_PACKAGE("sums", NULL, %s);\n'
-DECLARATIONS = '#include "spider_tdl.h"\n#include "spider_tdl.h"\n#include <unistd.h>\n#include <math.h>\n'
+DECLARATIONS = (
+    '#include "spider_tdl.h"\n' * 2 + "#include <unistd.h>\n#include <math.h>\n"
+)
 
 
 # Names that a program may have defined.
@@ -520,7 +526,10 @@ def test_a_list_of_tasks_with_a_mistake_is_refused(spawn, tmp_path, tasks, numbe
         + PACKAGE % tasks
     )
     sdk.package(text, tmp_path / "sums" / "libsums.so")
-    error = f"the package's task number {number} has no name, no function, or the name of another task"
+    error = (
+        f"the package's task number {number} has no name, no function, "
+        "or the name of another task"
+    )
     expected = ExecutorError("PackageInitError", TdlError("ExecutionError", error))
     child = spawn(tmp_path)
     assert [child.call("sums", "a", 1, 2), child.call("sums", "twice", 1, 2)] == [

@@ -115,7 +115,7 @@ def test_a_task_returns(driver, typed):
 
 @pytest.fixture
 def typed_executor(spawn, typed, tmp_path):
-    """A Python that is not sanitized must preload what the package needs. libstdc++ is necessary for a throw."""
+    """A Python that is not sanitized must preload what the package needs."""
     build.stage(tmp_path, "typed", typed)
     env = {}
     if build.has("sanitizers"):
@@ -182,7 +182,8 @@ def package_of(code: str, *functions: str) -> str:
         f'{{"{name}", spider::typed<{name}>}}' for name in functions or ("bad",)
     )
     return (
-        '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.hpp"\n#include <set>\nnamespace {\n'
+        '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.hpp"\n'
+        "#include <set>\nnamespace {\n"
         f'{code}\n}}\nSPIDER_TDL_PACKAGE("p", nullptr, {tasks});\n'
     )
 
@@ -248,7 +249,8 @@ def test_headers_of_two_versions_are_refused():
 
 def test_pointers_characters_and_wide_integers_are_mistakes_too():
     code = (
-        "int value;\nint *f1() { return &value; }\nchar f2() { return 'x'; }\nvoid f3(wchar_t) {}\n"
+        "int value;\nint *f1() { return &value; }\n"
+        "char f2() { return 'x'; }\nvoid f3(wchar_t) {}\n"
         "__extension__ typedef __int128 wide;\nvoid f4(wide) {}\nvoid f5(char *) {}\n"
     )
     _, text = Compilation(
@@ -263,8 +265,10 @@ def test_pointers_characters_and_wide_integers_are_mistakes_too():
 
 def test_what_looks_like_a_mistake_compiles():
     code = (
-        "struct s { int x, y; }; SPIDER_STRUCT(s, y, x);\nbool f1(bool value, const s &) { return value; }\n"
-        'const char *f2() { return "x"; }\nlong long f3(unsigned long, short x) { return x; }\n'
+        "struct s { int x, y; }; SPIDER_STRUCT(s, y, x);\n"
+        "bool f1(bool value, const s &) { return value; }\n"
+        'const char *f2() { return "x"; }\n'
+        "long long f3(unsigned long, short x) { return x; }\n"
     )
     Compilation(str(build.CXX), "c++17", package_of(code, "f1", "f2", "f3")).succeeds()
 
@@ -296,10 +300,13 @@ def test_a_package_exports_four_symbols(build_package, source, flags):
 def test_a_table_of_tasks_may_be_computed(spawn, tmp_path):
     """While the library is loaded: names that are no literals, and lambdas."""
     text = (
-        '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.h"\n#include <string>\n'
-        'static const std::string name("computed");\nSPIDER_TDL_PACKAGE("computed", nullptr,\n'
+        '#define SPIDER_TDL_IMPLEMENTATION\n#include "spider_tdl.h"\n'
+        "#include <string>\n"
+        'static const std::string name("computed");\n'
+        'SPIDER_TDL_PACKAGE("computed", nullptr,\n'
         '    {"lambda", [](spider_task *task) { spider_write_int64(task->out, 5); }},\n'
-        "    {name.c_str(), [](spider_task *task) { spider_write_int64(task->out, 6); }});\n"
+        "    {name.c_str(),\n"
+        "     [](spider_task *task) { spider_write_int64(task->out, 6); }});\n"
     )
     library = tmp_path / "computed" / "libcomputed.so"
     library.parent.mkdir()

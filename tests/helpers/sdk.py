@@ -2,7 +2,7 @@
 
 Case, payload, commit           a call of a task, and the outcome that it must have
 Raw, float32                    values that are msgpack already
-Driver                          compiles the driver and packages, under sanitizers if there are any, and runs them
+Driver                          compiles and runs the driver and packages, sanitized
 Compilation, package, run_all   run compilers on files or texts
 exported                        the symbols of a library
 compilers                       those that this machine has
@@ -177,7 +177,7 @@ class Driver:
 
 
 def exported(library: Path) -> dict[str, str]:
-    """The symbols that a library exports, without musl's start-up code, and nm's letters."""
+    """The symbols that a library exports, but musl's own, and nm's letters."""
     command = ["nm", "-D", "-C", "--defined-only", str(library)]
     lines = (
         subprocess.run(command, capture_output=True, check=True, timeout=60)

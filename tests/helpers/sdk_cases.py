@@ -1,4 +1,7 @@
-"""Calls of the tasks of native/kitchen_sink.c and what they return, byte for byte. typed.cpp has most of them, too."""
+"""Calls of the tasks of native/kitchen_sink.c and what they return, byte for byte.
+
+typed.cpp has most of these tasks, too.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ EXTENSIONS += [
 
 
 def samples() -> Iterator[tuple[bytes, str, Any, str]]:
-    """Each kind of value in each form: its bytes, its kind, its value, and what an error says of it."""
+    """Each kind of value in each form: bytes, kind, value, and what an error says."""
     yield b"\xc0", "nil", None, "nil"
     yield b"\xc1", "reserved", None, "a reserved type"
     yield b"\xc2", "boolean", False, "the boolean false"
@@ -178,7 +181,7 @@ def scalars() -> Iterator[Case]:
 
 
 def utf8() -> Iterator[Case]:
-    """Python's decoder decides what is UTF-8, in texts that are looked through in steps."""
+    """Python's decoder decides what is UTF-8. The SDK checks several bytes at once."""
     texts = [
         bytes([lead, *rest])
         for lead in range(0x80, 0x100)
@@ -302,7 +305,7 @@ WRONG = [
 
 
 def map_structs() -> Iterator[Case]:
-    """Structs that come as maps: in any order, with other entries, but with each field once."""
+    """Structs that come as maps: in any order, with other entries, each field once."""
     value = [7, "é", [1, 200]]
     fields = dict(zip(("id", "name", "data"), value))
     four = b"\x84" + pack(fields)[1:]
@@ -401,6 +404,13 @@ def any_values() -> Iterator[Case]:
     )
 
 
+def short_of(count: int, size: int) -> str:
+    return (
+        f": expected a count of 4 bytes and {count} values, "
+        f"found only {size} bytes (truncated)"
+    )
+
+
 def arguments() -> Iterator[Case]:
     """Too few, too many, and payloads that end too early."""
     for task, valid in (*TASKS.items(), ("swap", 5), ("any", 5)):
@@ -412,7 +422,7 @@ def arguments() -> Iterator[Case]:
                 wrong(f"inputs[0]: expected {first}, found nothing (0 values given)"),
             )
         for count, size in ((0, 1), (0, 2), (0, 3), (2, 8), (2**32 - 1, 8)):
-            text = f"inputs: expected a count of 4 bytes and {count} values, found only {size} bytes (truncated)"
+            text = f"inputs{short_of(count, size)}"
             yield Case(task, struct.pack("<II", count, 0)[:size], wrong(text))
         if task not in ("swap", "any"):
             yield Case(
@@ -455,7 +465,8 @@ def contexts() -> Iterator[Case]:
         (None, ": expected an array of length 5, found nil"),
         (
             [1, 2, 3, 4],
-            ": expected an array of length 5, found one of length 4, as an older Spider sends",
+            ": expected an array of length 5, found one of length 4, "
+            "as an older Spider sends",
         ),
         (
             [1, "Commit", 3, 4, None, 6],
@@ -525,14 +536,14 @@ def graph_outputs() -> Iterator[Case]:
             (
                 False,
                 bytes(size),
-                f": expected a count of 4 bytes and 0 values, found only {size} bytes (truncated)",
+                short_of(0, size),
             )
             for size in range(4)
         ),
         (
             True,
             b"\2\0\0\0",
-            ": expected a count of 4 bytes and 2 values, found only 4 bytes (truncated)",
+            short_of(2, 4),
         ),
         (True, struct.pack("<II", 1, 2) + b"a", f"[0]: expected a value, found {END}"),
     ):
@@ -541,7 +552,8 @@ def graph_outputs() -> Iterator[Case]:
         )
         yield Case("graph_outputs", payload(), expected, commit(b"\0" + buffer, as_bin))
     for buffer, found in ((b"", "no bytes"), (b"\2" + plain, "another")):
-        text = f"graph_outputs: expected a first byte of 0 (plain) or 1 (zstd), found {found}"
+        expected = "expected a first byte of 0 (plain) or 1 (zstd)"
+        text = f"graph_outputs: {expected}, found {found}"
         yield Case("graph_outputs", payload(), wrong(text), commit(buffer))
     none = TdlError(
         "InvalidTaskContext",
