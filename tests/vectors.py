@@ -69,8 +69,8 @@ REQUESTS = rows(
 NOT_REQUESTS = malformed("""
 no tag       |  0 |                                    | a request tag (4 bytes)
 tag cut      |  0 | 000000                             | a request tag (4 bytes)
-tag 2        |  0 | 02000000       | a request tag, 0 (Execute) or 1 (Shutdown), found tag 2
-big-endian   |  0 | 00*3 01 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 16777216
+tag 2      |  0 | 02000000 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 2
+big-endian |  0 | 00*3 01  | a request tag, 0 (Execute) or 1 (Shutdown), found tag 16777216
 length cut   |  4 | 00*4 01 00*6                       | the length of package (8 bytes)
 package      | 12 | 00*4 02 00*7 'p'                   | package of 2 bytes
 package 2^64 | 12 | 00*4 ff*8 00*16              | package of 18446744073709551615 bytes
@@ -103,7 +103,7 @@ NOT_RESPONSES = malformed("""
 no tag     |  0 |                             | a response tag (4 bytes)
 tag 1      |  0 | 01000000 00*16              | a response tag, 0 (Result), found tag 1
 no outcome |  4 | 00*4                        | an outcome tag (4 bytes)
-outcome 2  |  4 | 00*4 02 00*3     | an outcome tag, 0 (Success) or 1 (Failure), found tag 2
+outcome 2  |  4 | 00*4 02 00*3 | an outcome tag, 0 (Success) or 1 (Failure), found tag 2
 length cut |  8 | 00*4 00*4 00*7              | the length of outputs (8 bytes)
 error cut  |  8 | 00*4 01000000 00*7          | the length of error (8 bytes)
 outputs    | 16 | 00*4 00*4 02 00*7 00        | outputs of 2 bytes

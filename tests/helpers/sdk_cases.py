@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from helpers.sdk import Case, Raw, commit, float32, packed, payload, wrong
-from protocol import MSGPACK_DEPTH_MAX, TDL_ERROR_KINDS, TdlError, pack
+from protocol import TDL_ERROR_VARIANTS, TdlError, pack
 
 INTEGERS = {
     f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)
@@ -41,6 +41,8 @@ EXPECTED = {
     "any": "a value",
     "swap": "int64",
 }
+# Levels of nesting that the headers read.
+DEPTH_MAX = 1023
 END = "the end of the bytes (truncated), or the reserved marker c1"
 
 NUMBERS = {
@@ -380,7 +382,7 @@ def any_values() -> Iterator[Case]:
     values += [
         {i: str(i) for i in range(70000)},
         [[[]], {}, {"": []}],
-        Raw(b"\x91" * MSGPACK_DEPTH_MAX + b"\x01"),
+        Raw(b"\x91" * DEPTH_MAX + b"\x01"),
     ]
     for value in values:
         yield Case("any", payload(value), payload(value))
@@ -393,9 +395,9 @@ def any_values() -> Iterator[Case]:
         + "[...]: expected at most 1023 levels, found deeper nesting"
     )
     for deep in (
-        b"\x91" * (MSGPACK_DEPTH_MAX + 1),
+        b"\x91" * (DEPTH_MAX + 1),
         b"\x91" * 100_000,
-        b"\x91" * MSGPACK_DEPTH_MAX + b"\x90",
+        b"\x91" * DEPTH_MAX + b"\x90",
     ):
         yield Case("any", payload(Raw(deep + b"\x01")), error)
     yield Case("nil", payload(None), payload(None))
@@ -566,7 +568,7 @@ def graph_outputs() -> Iterator[Case]:
 
 
 def failures() -> Iterator[Case]:
-    for number, kind in enumerate(TDL_ERROR_KINDS):
+    for number, kind in enumerate(TDL_ERROR_VARIANTS):
         for text in (
             "",
             "é",
