@@ -117,6 +117,12 @@ SKIPS = [
 READS = [
     *sdk.rows("reads.txt"),
     ("fail", [b"x" * 5000], TdlError("Custom", "x" * 4095)),
+    # One struct that comes as a map after another, with more fields than there is room.
+    (
+        "list " + "struct:a,b int8 int8 " * 1100,
+        [[{"b": 2, "a": 1}] * 1100],
+        "1100" + " 1 2" * 1100,
+    ),
     *(
         (do, [Raw(form(b"\x91" * levels + b"\xc0"))], outcome)
         for do, form, where, result in SKIPS
