@@ -227,6 +227,7 @@ def test_graph_outputs_are_read_as_arguments_are(driver):
         ("graph count list int8 int8", "2 2 1 2"),
         ("graph list int8", "graph_outputs[0]: expected 1 value, found 2"),
         ("graph list int8 ready", "graph_outputs[0]: expected 1 value, found 2"),
+        ("graph list int8 kind:5 int8", TdlError("Custom", "of kind 5")),
         (
             "graph list int8 bytes",
             "graph_outputs[0][1]: expected Bytes, found the integer 2",
