@@ -75,6 +75,22 @@ static void option(spider_task *task)
     }
 }
 
+/* enum(enum { Idle, Running(int64), Moved { x: double, y: double } }) -> the same */
+static void enumeration(spider_task *task)
+{
+    static const char names[] = "Idle, Running(), Moved()";
+    size_t variant = spider_read_variant(task->in, names);
+    spider_write_variant(task->out, names, variant);
+    if (variant == 1) {
+        spider_write_int64(task->out, spider_read_int64(task->in));
+    } else if (variant == 2) {
+        spider_read_struct(task->in, "x, y");
+        spider_write_struct(task->out, "x, y");
+        spider_write_double(task->out, spider_read_double(task->in));
+        spider_write_double(task->out, spider_read_double(task->in));
+    }
+}
+
 static void nil(spider_task *task)
 {
     spider_read_nil(task->in);
@@ -193,6 +209,7 @@ SPIDER_TDL_PACKAGE("kitchen_sink", NULL,
     {"struct", structure},
     {"tuple", tuple},
     {"option", option},
+    {"enum", enumeration},
     {"nil", nil},
     {"swap", swap},
     {"any", any},

@@ -117,6 +117,12 @@ SKIPS = [
 READS = [
     *sdk.rows("reads.txt"),
     ("fail", [b"x" * 5000], TdlError("Custom", "x" * 4095)),
+    # One struct that comes as a map after another, with more fields than there is room.
+    (
+        "list " + "struct:a,b int8 int8 " * 1100,
+        [[{"b": 2, "a": 1}] * 1100],
+        "1100" + " 1 2" * 1100,
+    ),
     *(
         (do, [Raw(form(b"\x91" * levels + b"\xc0"))], outcome)
         for do, form, where, result in SKIPS
@@ -221,6 +227,7 @@ def test_graph_outputs_are_read_as_arguments_are(driver):
         ("graph count list int8 int8", "2 2 1 2"),
         ("graph list int8", "graph_outputs[0]: expected 1 value, found 2"),
         ("graph list int8 ready", "graph_outputs[0]: expected 1 value, found 2"),
+        ("graph list int8 kind:5 int8", TdlError("Custom", "of kind 5")),
         (
             "graph list int8 bytes",
             "graph_outputs[0][1]: expected Bytes, found the integer 2",

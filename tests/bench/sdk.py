@@ -52,7 +52,7 @@ def compile_one(command: list[str], directory: Path) -> float:
 
 
 def packages(directory: Path, work: Path) -> dict[str, float]:
-    """The size of a stripped package of one task, and the milliseconds to compile it."""
+    """The size of a stripped package of one task, and milliseconds to compile it."""
     figures = {}
     for name, text, command in (
         ("C", SUMS_C, [CC, "-std=c99"]),

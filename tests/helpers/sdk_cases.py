@@ -34,6 +34,13 @@ TASKS = {
     "tuple": [True, "x"],
     "option": "x",
 }
+# Forms of an enum, and the one that is written.
+ENUMS = [
+    *((form, "Idle") for form in ("Idle", b"Idle", 0, {"Idle": None}, {0: None})),
+    *((form, {"Running": -5}) for form in ({"Running": -5}, {b"Running": -5}, {1: -5})),
+    ({"Moved": [1.5, 2.5]}, {"Moved": [1.5, 2.5]}),
+    ({"Moved": {"y": 2.5, "x": 1.5}}, {"Moved": [1.5, 2.5]}),
+]
 # What their errors expect, if it is not the task's name.
 EXPECTED = {
     "bytes": "Bytes",
@@ -238,6 +245,8 @@ def containers() -> Iterator[Case]:
         ("option", "x"),
     ):
         yield Case(task, payload(value), payload(value))
+    for form, value in ENUMS:
+        yield Case("enum", payload(form), payload(value))
     yield Case("swap", payload(-5, "é"), payload("é", -5))
     yield Case(
         "list", payload(b"\x01\xff"), payload([1, 255])

@@ -156,6 +156,14 @@ SPIDER_STRUCT(circle, radius);
 using shape = std::variant<std::monostate, circle, std::pair<std::int64_t, std::string>, std::optional<bool>, state>;
 SPIDER_VARIANT(shape, Dot, Circle, Label, Maybe, State);
 
+struct place {
+    double x, y;
+};
+SPIDER_STRUCT(place, x, y);
+
+using motion = std::variant<std::monostate, std::int64_t, place>;
+SPIDER_VARIANT(motion, Idle, Running, Moved);
+
 using enums = std::map<std::string, std::vector<std::optional<shape>>>;
 
 state no_state()
@@ -289,6 +297,7 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"wide", spider::typed<echo<wide_record>>},
     {"shadows", spider::typed<echo<shadows>>},
     {"unordered", spider::typed<echo<unordered>>},
+    {"enum", spider::typed<echo<motion>>},
     {"state", spider::typed<echo<state>>},
     {"no_state", spider::typed<no_state>},
     {"shape", spider::typed<echo<shape>>},
