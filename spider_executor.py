@@ -686,7 +686,7 @@ class TdlPackage:
         view = self._function(_GET_NAME)()
         size = view.length
         if size and (not view.pointer or size > _DECLARED_NAME_MAX):
-            problem = f"the declared name has {size} bytes at address {view.pointer}"
+            problem = f"the declared name has {size} bytes, or its pointer is NULL"
             raise _invalid_library(problem, self._path)
         try:
             return str(_read_memory(view.pointer, size), "utf-8")

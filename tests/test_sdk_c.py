@@ -173,8 +173,8 @@ LONG = "f" * 700
 # Operations, an argument, the start of the error and its end.
 LONG_ERRORS = [
     (
-        "list " * 300 + "int8",
-        sdk_cases.nested(300, lambda v: [v]),
+        "list " * 250 + "int8",
+        sdk_cases.nested(250, lambda v: [v]),
         "inputs[1][0][0]",
         "[...]: expected int8, found nil",
     ),
@@ -243,13 +243,13 @@ def test_structs_as_maps_have_a_depth_of_32(driver):
     """Reading them takes time for each level. As arrays, structs have no such bound."""
     error = ": expected at most 32 structs as maps inside one another, found more"
     deep = sdk_cases.nested(33, lambda inner: {"d": inner, "last": 1})
-    arrays = sdk_cases.nested(400, lambda inner: [inner, 1])
+    arrays = sdk_cases.nested(250, lambda inner: [inner, 1])
     # After a struct, its levels are free again.
     several = [sdk_cases.nested(32, lambda inner: {"a": inner})] * 3
     cases = [
         ("struct:d,last " * 32 + "nil" + " int8" * 32, deep["d"], "1 " * 31 + "1"),
         ("struct:d,last " * 33, deep, f"inputs[1]{'.d' * 32}{error}"),
-        ("struct:a,b " * 400 + "nil" + " int8" * 400, arrays, "1 " * 399 + "1"),
+        ("struct:a,b " * 250 + "nil" + " int8" * 250, arrays, "1 " * 249 + "1"),
         ("list " + ("struct:a " * 32 + "nil ") * 3, several, "3"),
     ]
     driver.replay(
