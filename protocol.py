@@ -98,7 +98,7 @@ def _unexpected(expected: str, found: str, offset: int) -> ProtocolError:
 
 
 class _Reader:
-    """Reads one value after another. Errors call the value `name`."""
+    """Reads one value after another. The parameter `name` is for its errors."""
 
     def __init__(
         self,
@@ -184,6 +184,7 @@ def decode_frame(buffer: Buffer, offset: int = 0) -> tuple[bytes, int]:
     length is more than FRAME_BODY_MAX.
     """
     reader = _Reader(buffer, offset, None)
+    # This raises TruncatedError. frame_end reads the number.
     reader.number(_BE_U32, "a frame header")
     size = frame_end(buffer, offset) - reader.offset
     return reader.data(size, "a frame body"), reader.offset
@@ -330,7 +331,8 @@ def locate_request(
         (inputs_size,) = _LE_U64.unpack_from(buffer, inputs_at - 8)
     except (StructError, OverflowError):
         return None  # A length points past the end of the buffer.
-    # No size is negative. If the last field is within `end`, all of them are.
+    # Bytes after `end` may have been read. No size is negative: if the last field is
+    # within `end`, all of them are.
     if inputs_at + inputs_size <= end and tag == _EXECUTE:
         return task_at, task_size, ctx_at, ctx_size, inputs_at, inputs_size
     return None

@@ -28,6 +28,7 @@ if __name__ == "__main__":
     # An isolated interpreter does not look for modules in the script's directory.
     sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
+# The start of an executor is short: signal, threading and typing take longer to import.
 import _signal
 import _thread
 import ctypes
@@ -193,9 +194,9 @@ def _ending(error: Exception) -> str:
 
 
 def _restore_signals_and_libc() -> None:
-    """Undo what Python does to signals and to the C library.
+    """Undo what Python does to signals and the locale, and let libc print at once.
 
-    SIGPIPE stays ignored.
+    SIGPIPE stays ignored: a write to a broken pipe must fail, not end the process.
     """
     # Python's handler of SIGINT cannot run inside native code.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
@@ -220,6 +221,7 @@ def _take_standard_streams() -> list[int]:
             )
         os.set_blocking(fd, True)
     if not _is_inherited(2):
+        # closerange does not raise if 2 is closed. Then 2 is the lowest free number.
         os.closerange(2, 3)
         os.set_inheritable(_open_null(), True)
     # Tasks are unlikely to close high numbers.
@@ -272,6 +274,7 @@ def _package_dir(log: _Log) -> str:
 
 def _restore_environment() -> None:
     """Undo what Python does to LC_CTYPE when it starts in the C locale."""
+    # Remove the variable, and put it back if the process was started with it.
     value = os.environb.pop(b"LC_CTYPE", b"UTF-8")
     try:
         with open("/proc/self/environ", "rb") as file:
@@ -279,8 +282,8 @@ def _restore_environment() -> None:
         value = rest.partition(b"\0")[0]
         is_given = name != b""
     except OSError:
-        # Without /proc: Python sets these values. A variable that is missing counts
-        # as one of them, so that it does not come back.
+        # There is no /proc. Python sets one of these values, so another one was given.
+        # A variable that is missing has the default above, and stays missing.
         is_given = value not in (b"C.UTF-8", b"C.utf8", b"UTF-8")
     if is_given:
         os.environb[b"LC_CTYPE"] = value
@@ -312,7 +315,8 @@ def _serve(channel: _Channel, manager: TdlPackageManager, state: _State) -> None
     for start, end in channel.bodies():
         fields = protocol.locate_request(buffer, start, end)
         if fields is None:
-            # Decode a copy: offsets in errors count from the start of the body.
+            # This is a Shutdown, or decoding it raises ProtocolError. Decode a copy:
+            # offsets in errors count from the start of the body.
             protocol.decode_request(buffer[start:end])
             log.write(_INFO, "Received shutdown request.")
             return
@@ -397,6 +401,7 @@ def _find_task(
         _answer,
         f"{name}::{task}",
         package.execute,
+        # They share the memory of state.views: each call sees its own request.
         tuple(state.views),
         channel,
         state,
@@ -432,7 +437,10 @@ def _answer(
 
 
 def _named(function: Any, name: str, *defaults: object) -> Any:
-    """Copy a function under a name that crash reports show."""
+    """Copy a function under a name that crash reports show.
+
+    `defaults` are the values of its last parameters: the caller passes the others.
+    """
     # faulthandler shows 500 characters of a name.
     code = function.__code__.replace(co_name=name[:400])
     return FunctionType(code, globals(), name, defaults)
@@ -458,8 +466,8 @@ class _Channel:
         self._output_fd = output_fd
         # A child that was forked by a package must not answer.
         self._pid = os.getpid()
-        # Memory at a page boundary, from which the kernel copies faster. Pages take
-        # no memory before they are used.
+        # The kernel copies faster to memory that starts at a page boundary. Pages that
+        # were never used take no memory.
         _libc.calloc.restype = c_void_p
         memory = _libc.calloc(c_size_t(_FRAME_MAX + 4096), 1)
         if not memory:
@@ -504,10 +512,11 @@ class _Channel:
             filled += count
 
     def send(self, outcome_tag: int, data: Any, started: int) -> int:
-        """Write a response to a request whose work has `started`, in nanoseconds.
+        """Write a response.
 
-        Returns the elapsed time in microseconds, which is part of the response. Raises
-        OSError, and _ForkedChild in a child.
+        `started` is the monotonic time in nanoseconds at which its work began. Returns
+        the elapsed time in microseconds, which is part of the response. Raises OSError,
+        and _ForkedChild in a child.
         """
         if os.getpid() != self._pid:
             raise _ForkedChild
@@ -561,8 +570,9 @@ _unpack_version = Struct("III").unpack_from
 _unpack_result = Struct("BPN").unpack_from
 
 # The symbol and the signature of each function. The package owns the memory of its
-# name. The buffer of a _Result comes from malloc, and the executor frees it. Views
-# that are passed to `execute` are valid during the call.
+# name. The buffer of a _Result comes from malloc, and the executor frees it. If its
+# length is 0, the pointer may be invalid: it is neither read nor freed. Views that are
+# passed to `execute` are valid during the call.
 _GET_VERSION = (b"__spider_tdl_package_get_version", CFUNCTYPE(_Version))
 _GET_NAME = (b"__spider_tdl_package_get_name", CFUNCTYPE(_View))
 # A package need not have this one.
@@ -573,7 +583,8 @@ _EXECUTE = (
     CFUNCTYPE(_Result, _View, _View, _View),
 )
 
-# The version of the package ABI is the version of Spider's executor.
+# The version of Spider's own executor is the version of the package ABI, too. That of
+# this program is __version__.
 _ABI_VERSION = (0, 1, 0)
 # A longer name means that the package did not set the length.
 _DECLARED_NAME_MAX = 65536
@@ -641,7 +652,7 @@ class TdlPackage:
             raise self._loader_error()
         try:
             version = _unpack_version(self._function(_GET_VERSION)())
-            # The major number of this executor is 0, so major and minor must match.
+            # While the major number of the ABI is 0, major and minor must match.
             if version[:2] != _ABI_VERSION[:2]:
                 raise ExecutorError("IncompatibleVersion", version + _ABI_VERSION)
             self.name = self._declared_name()
@@ -777,8 +788,9 @@ def _check_elf(path: bytes) -> None:
         )
 
 
-# The end of a longer error text is cut off on its way to the user. These are the bytes
-# for the start of the cause, as many for its end, and those for the end of the path.
+# Some managers show people only the first 500 characters of an error. A text of more
+# than _ERROR_TEXT_MAX bytes is put together from _CAUSE_PART bytes of each end of the
+# cause and the last _PATH_END bytes of the path.
 _ERROR_TEXT_MAX = 450
 _CAUSE_PART = 125
 _PATH_END = 190
@@ -791,7 +803,8 @@ def _invalid_library(problem: str, path: bytes) -> ExecutorError:
 def _with_path(problem: str, path: bytes) -> str:
     """Return an error text with the path.
 
-    If that is too long, put the cause first, and cut the start of the path.
+    If that is too long, put the cause first, cut its middle, and cut the start of the
+    path.
     """
     shown = _show(path)
     text = problem if shown in problem else f"{problem}: {shown}"
@@ -846,8 +859,9 @@ def _guard(state: _State, output_fd: int) -> None:
 def _at_exit(state: _State) -> None:
     """End the process with 1 if native code has called `exit`.
 
-    That must not look like a clean end. In a signal handler, whatever is outside the
-    `try` can raise.
+    That must not look like a clean end. In a forked child, it is none of our business.
+    If a signal handler calls `exit`, each line here can raise an exception: the
+    `finally` ends the process all the same.
     """
     is_clean = False
     try:
@@ -860,7 +874,11 @@ def _at_exit(state: _State) -> None:
 
 
 def _watch(state: _State, output_fd: int, is_polling: _thread.LockType) -> None:
-    """End the process if nobody reads its stdout while a task or its end runs."""
+    """End the process if nobody reads its stdout while native code runs.
+
+    That is a task, the loading of a package, or an exit handler. If nobody reads its
+    stderr, replace that by /dev/null.
+    """
     log_fd = state.log.fd
     broken = select.poll()
     writable = select.poll()
@@ -876,7 +894,7 @@ def _watch(state: _State, output_fd: int, is_polling: _thread.LockType) -> None:
                     _discard_prints(log_fd)
                     broken.unregister(log_fd)
                 elif state.is_ending:
-                    # Exit handlers may take this long.
+                    # Give exit handlers this long.
                     time.sleep(2.0)
                     os._exit(_EXIT_FAILURE)
                 elif state.is_running:
@@ -925,6 +943,8 @@ _LOG_TEXT_MAX = 2000
 def _parse_log_filter(text: str) -> tuple[int, list[str]]:
     """Read RUST_LOG.
 
+    A directive is LEVEL, TARGET=LEVEL, or TARGET, which means trace. It counts if its
+    target is a prefix of ours. The longest match wins, and among equals the last.
     Returns the level for this program and the directives that cannot be parsed.
     """
     levels = {}
@@ -1015,7 +1035,7 @@ def _escape_character(code: int) -> str:
 _END_TIMEOUT = 5.0
 
 # python3 -ISc _START DIRECTORY [ARGUMENT ...] starts this program faster than -m.
-# DIRECTORY has both modules. It may also be the archive.
+# DIRECTORY has both modules. It may also be a zip archive of them.
 _START = (
     "import sys;sys.path[:0]=sys.argv[1:2];import spider_executor as e;"
     "sys.exit(e.main(sys.argv[2:]))"
@@ -1079,7 +1099,7 @@ class ExecutorHandle:
     A context manager: at the end of the block the process has ended. After TaskTimeout,
     ExecutorCrash, a reply that cannot be read, or an interrupt, it has ended as well,
     and the handle cannot be used again. A handle belongs to the process that made it.
-    After a fork, the child can only let go of it.
+    After a fork, the child can only close its copies of the pipes.
 
     >>> from protocol import TaskContext, pack_values
     >>> outputs = bytes([0]) + pack_values(3, -3)
@@ -1105,7 +1125,8 @@ class ExecutorHandle:
 
         The default of `env` is the environment of this process. `stderr` is as in
         subprocess.Popen. With PIPE, read `self.stderr`, or an executor that logs much
-        blocks. Raises OSError, and ValueError for STDOUT or like `own_command`.
+        blocks. Raises OSError if it cannot be started, and ValueError if `stderr` is
+        STDOUT or `own_command` raises it.
         """
         from contextlib import ExitStack
         from subprocess import PIPE, STDOUT, Popen
@@ -1152,9 +1173,9 @@ class ExecutorHandle:
 
         `values` are what protocol.pack takes, `context` is a TaskContext, and `timeout`
         is in seconds. Raises ExecutorError if the task failed, TaskTimeout,
-        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError for
-        the timeout, and RuntimeError if the executor has ended before, another thread
-        is using it, or it belongs to another process.
+        ExecutorCrash, ProtocolError if a value or the reply is malformed, TypeError if
+        the timeout is not a number, and RuntimeError if the executor has ended before,
+        another thread is using it, or it belongs to another process.
         """
         context = context or TaskContext()
         payload = pack_values(*values)
@@ -1164,7 +1185,7 @@ class ExecutorHandle:
     def request(
         self, request: Execute, timeout: float | None = None
     ) -> protocol.Result:
-        """Send a request and return the response undecoded.
+        """Send a request and return its Result, whose outputs or error are bytes.
 
         Raises what `execute` does, except for ExecutorError.
         """
@@ -1299,7 +1320,8 @@ class ExecutorHandle:
     def _kill_process(self) -> None:
         """Kill the process, and wait for its end.
 
-        A fork of the owner has no such process. There, `poll` lets Popen know.
+        In a fork of the owner, the process is not a child. There, `poll` sets the
+        return code, so that _release closes the pipes.
         """
         self._process.poll()
         if os.getpid() == self._owner:
@@ -1384,7 +1406,7 @@ VALUE is JSON, @FILE (JSON in a file) or - (JSON on stdin). 1 is an integer and
 struct.
 """
 _CHECK_DESCRIPTION = f"""\
-Load each PACKAGE in one executor and call its execute function with a task that
+Load all PACKAGEs in one executor and call its execute function with a task that
 no package should have, {_CHECK_TASK}. A package serves if it returns outputs or
 an error. The default is each directory in DIR that has a lib*.so, sorted by
 name. The order matters if two packages clash, for example because they declare
@@ -1534,10 +1556,10 @@ def _print(data: bytes) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
+    # It may be a pipe that does not block.
+    os.set_blocking(fd, True)
     rest = memoryview(data)
     while rest:
-        # It may be a pipe that does not block.
-        select.select([], [fd], [])
         rest = rest[os.write(fd, rest) :]
 
 
@@ -1589,6 +1611,8 @@ def _read_value(text: str) -> Any:
     data: Any = text
     source = 0 if text == "-" else text[1:]
     try:
+        if text == "-":
+            os.set_blocking(0, True)
         if text == "-" or (source and text.startswith("@")):
             with open(source, "rb") as file:
                 data = file.read()
@@ -1635,7 +1659,7 @@ def _check(options: argparse.Namespace) -> int:
                 executor = ExecutorHandle(
                     options.package_dir, env={"RUST_LOG": "warn", **os.environ}
                 )
-                # Packages can clash with what is loaded.
+                # The next package may clash with those that serve: load them again.
                 for package in serving:
                     _verdict(executor, package, options.timeout)
             verdict = _verdict(executor, name, options.timeout)
@@ -1662,7 +1686,7 @@ def _package_names(package_dir: str) -> list[str]:
         except NotADirectoryError:
             continue
         except OSError:
-            # The executor says why.
+            # Count it as a package: the executor says why it cannot be read.
             files = ["lib.so"]
         if fnmatch.filter(files, "lib*.so"):
             names.append(name)

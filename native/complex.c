@@ -70,7 +70,7 @@ static bool read_two(spider_task *task, vector *a, vector *b)
     return spider_ok(task);
 }
 
-static void each(spider_task *task, number (*operation)(number, number))
+static inline void each(spider_task *task, number (*operation)(number, number))
 {
     vector a;
     vector b;

@@ -1,7 +1,8 @@
 """native/README.md: its sources compile, and its commands print what it shows.
 
-The commands of a console block run in one shell, after the earlier commands of the same section. In what the guide
-shows, `...` is any text, and a number of microseconds is any number. `python3` is a script, as with pyenv.
+The commands of a console block run in one shell, after the earlier commands of the same
+section. In what the guide shows, `...` is any text, and a number of microseconds is any
+number. `python3` is a script, as with pyenv.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def console_blocks() -> list[object]:
 
 @pytest.fixture
 def run(tmp_path):
-    """Run lines in one shell, in a directory with the guide's sources. Return what each of them printed."""
+    """Run lines in one shell beside the guide's sources. Return what each printed."""
     (tmp_path / "native").symlink_to(build.NATIVE)
     for name in ("protocol.py", "spider_executor.py"):
         shutil.copy(build.ROOT / name, tmp_path)
@@ -152,10 +153,8 @@ def test_a_throw_under_the_sanitizers(run):
     ]
     settings = [line for line in lines if re.match("export |run=|preload=", line)]
     *_, printed = run([*settings, "mkdir -p build/guide/words", compile_line, call])
-    assert (
-        printed
-        == "spider-task-executor: words find: TaskError: ExecutionError: no such word: x\n"
-    )
+    error = "words find: TaskError: ExecutionError: no such word: x"
+    assert printed == f"spider-task-executor: {error}\n"
 
 
 def test_every_block_is_run():

@@ -166,6 +166,13 @@ def test_a_pipe_that_does_not_block_gets_all_of_the_outputs(run):
     assert done.stdout == b"[" + value + b"]\n"
 
 
+def test_a_stdin_that_does_not_block_is_read_to_its_end(run):
+    unblocked = cli.started_by("os.set_blocking(0, False)")
+    late = f"(sleep 0.2; cat) | ({unblocked})"
+    done = run("buffers", "echo", "-", stdin=b"[1]", shell=late)
+    assert (done.status, done.stdout) == (0, b"[[1]]\n")
+
+
 NAN, DEEP = float("nan"), b"\x91" * 255 + b"\x01"
 
 

@@ -1,7 +1,8 @@
-"""Streams of requests, mutated: right replies, or an end with one ERROR line, with at most 64 MiB of memory.
+"""Mutated streams of requests: right replies, or an end with one ERROR line.
 
-A small reader in this file says what is right. It shares nothing with the executor's. Stream `n` is always the same.
-There are 600, or 20,000 with SPIDER_FUZZ_FULL.
+The executor has 64 MiB of memory at most. A small reader in this file says what is
+right; it shares nothing with the executor's. Stream `n` is always the same. There are
+600, or 20,000 with SPIDER_FUZZ_FULL.
 """
 
 import collections
@@ -20,69 +21,70 @@ STREAMS = 20_000 if "SPIDER_FUZZ_FULL" in os.environ else 600
 BATCHES = 5
 BODY_MAX = 8 << 20
 # How a stream ends.
-BETWEEN_FRAMES, INSIDE_A_FRAME, SHUT_DOWN, NOT_THE_PROTOCOL = range(4)
+BETWEEN_FRAMES = "between two frames"
+INSIDE_A_FRAME = "inside a frame"
+SHUT_DOWN = "with a Shutdown"
+NOT_THE_PROTOCOL = "with malformed bytes"
+ENDINGS = (BETWEEN_FRAMES, INSIDE_A_FRAME, SHUT_DOWN, NOT_THE_PROTOCOL)
 
 CONTEXT = protocol.TaskContext(1, 2, 3, 4).encode()
 ERROR = protocol.pack({"Custom": "text"})
 # Lengths at which something changes.
-EDGES = [
-    0,
-    1,
-    3,
-    4,
-    7,
-    8,
-    255,
-    256,
-    0xFFFF,
-    BODY_MAX,
-    BODY_MAX + 1,
-    (1 << 31) - 1,
-    (1 << 32) - 1,
-]
-EDGES += [1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 8, (1 << 64) - 1]
+EDGES = [0, 1, 3, 4, 7, 8, 255, 256, 0xFFFF]
+EDGES += [BODY_MAX, BODY_MAX + 1, 2**31 - 1, 2**32 - 1, 2**32]
+EDGES += [2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
+
+
+# ------------------------------------------------------------------------ what is right
+
+
+def read_body(body):
+    """Return (package, task, inputs), or None if it is not that of an Execute."""
+    if body[:4] != bytes(4):
+        return None
+    fields = []
+    at = 4
+    for _ in range(4):
+        start = at + 8
+        at = start + int.from_bytes(body[at:start], "little")
+        if at > len(body):
+            return None
+        fields.append(body[start:at])
+    try:
+        return fields[0].decode(), fields[1].decode(), fields[3]
+    except UnicodeDecodeError:
+        return None
 
 
 def read_stream(stream):
-    """Return the requests of a stream that get a response, as (package, task, inputs), and how the stream ends."""
-    requests, at = [], 0
-    while at < len(stream):
-        size = int.from_bytes(stream[at : at + 4], "big")
-        if len(stream) - at >= 4 and size > BODY_MAX:
+    """Return the requests that get a response, and how the stream ends."""
+    requests = []
+    while stream:
+        size = int.from_bytes(stream[:4], "big")
+        if len(stream) >= 4 and size > BODY_MAX:
             return requests, NOT_THE_PROTOCOL
-        if len(stream) - at < 4 + size:
+        if len(stream) < 4 + size:
             return requests, INSIDE_A_FRAME
-        tag, rest = stream[at + 4 : at + 4 + size][:4], stream[at + 8 : at + 4 + size]
-        at += 4 + size
-        if tag == b"\1\0\0\0":
+        body = stream[4 : 4 + size]
+        if body[:4] == b"\1\0\0\0":
             return requests, SHUT_DOWN
-        fields = []
-        for _ in range(4):
-            length = int.from_bytes(rest[:8], "little")
-            if len(rest) < 8 or length > len(rest) - 8:
-                return requests, NOT_THE_PROTOCOL
-            fields.append(rest[8 : 8 + length])
-            rest = rest[8 + length :]
-        try:
-            package, task = (field.decode() for field in fields[:2])
-        except UnicodeDecodeError:
+        request = read_body(body)
+        if request is None:
             return requests, NOT_THE_PROTOCOL
-        if tag != bytes(4):
-            return requests, NOT_THE_PROTOCOL
-        requests.append((package, task, fields[3]))
+        requests.append(request)
+        stream = stream[4 + size :]
     return requests, BETWEEN_FRAMES
 
 
 def is_right(request, outcome):
-    """Whether an outcome is the right one. `buffers` and `missing` are packages that the streams name on purpose."""
+    """Whether it is right. The streams name the packages `buffers` and `missing`."""
     package, task, inputs = request
     name, _, digits = task.partition(":")
-    is_error = 0
+    argument = 0
     for byte in digits.encode():
-        is_error = is_error * 10 + byte - ord("0")
-    if package == "buffers" and (
-        name == "echo" or (name == "echo_error" and is_error % 256 == 0)
-    ):
+        argument = argument * 10 + byte - ord("0")
+    is_success = name == "echo" or (name == "echo_error" and argument % 256 == 0)
+    if package == "buffers" and is_success:
         return outcome == Success(inputs or bytes(4))
     error, end = protocol.decode_executor_error(outcome.error)
     if package != "buffers":
@@ -92,21 +94,28 @@ def is_right(request, outcome):
     return error.variant != "InvalidLibrary"
 
 
+# -------------------------------------------------------------------------- the streams
+
+
 def make_body(rng):
     if rng.random() < 0.03:
         return b"\1\0\0\0"
-    inputs = rng.getrandbits(8 * 64).to_bytes(64, "little")[
-        : rng.choice((0, 4, 20, 64))
+    inputs = rng.getrandbits(8 * 64).to_bytes(64, "little")
+    inputs = inputs[: rng.choice((0, 4, 20, 64))]
+    if rng.random() < 0.05:
+        inputs *= 2000
+    requests = [
+        (b"buffers", b"echo", inputs),
+        (b"buffers", b"echo", inputs),
+        (b"buffers", b"echo_error:1", ERROR),
+        (b"buffers", b"echo_error:1", inputs),
+        (b"buffers", b"no_such_task", inputs),
+        (b"missing", b"echo", inputs),
     ]
-    inputs *= 2000 if rng.random() < 0.05 else 1
-    package, task, inputs = rng.choice(
-        [(b"buffers", b"echo", inputs)] * 2
-        + [(b"buffers", b"echo_error:1", ERROR), (b"buffers", b"echo_error:1", inputs)]
-        + [(b"buffers", b"no_such_task", inputs), (b"missing", b"echo", inputs)]
-    )
+    package, task, inputs = rng.choice(requests)
+    fields = (package, task, CONTEXT, inputs)
     return bytes(4) + b"".join(
-        struct.pack("<Q", len(field)) + field
-        for field in (package, task, CONTEXT, inputs)
+        struct.pack("<Q", len(field)) + field for field in fields
     )
 
 
@@ -121,9 +130,8 @@ def mutate(rng, data, other):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     elif kind == 3:
         width, order = rng.choice(((4, "big"), (8, "little"), (4, "little")))
-        data[at : at + width] = (rng.choice(EDGES) % (1 << 8 * width)).to_bytes(
-            width, order
-        )
+        length = rng.choice(EDGES) % (1 << 8 * width)
+        data[at : at + width] = length.to_bytes(width, order)
     elif kind == 4:
         data[at:at] = other[: rng.randrange(len(other) + 1)]
     elif kind == 5:
@@ -137,51 +145,81 @@ def mutate(rng, data, other):
 
 def make_stream(number):
     rng = random.Random(number)
-    bodies = [make_body(rng) for _ in range(rng.choice((1, 1, 2, 3, 6)))]
-    # Mutate within frames that stay whole, so that most requests are answered; then anywhere.
-    bodies = [
-        mutate(rng, body, make_body(rng)) if rng.random() < 0.1 else body
-        for body in bodies
-    ]
-    stream = b"".join(struct.pack(">I", len(body)) + body for body in bodies)
+    frames = []
+    # Mutate within frames that stay whole, so that most requests are answered.
+    for _ in range(rng.choice((1, 1, 2, 3, 6))):
+        body = make_body(rng)
+        if rng.random() < 0.1:
+            body = mutate(rng, body, make_body(rng))
+        frames.append(struct.pack(">I", len(body)) + body)
+    stream = b"".join(frames)
+    # Then mutate anywhere.
     for _ in range(rng.choice((0, 0, 0, 1, 3))):
         stream = mutate(rng, stream, make_body(rng))
     return stream
 
 
-def replies(child, stream, count):
-    """Write a stream and read `count` responses. They are fewer if stdout ends before."""
-    input_fd, output_fd = child.process.stdin.fileno(), child.process.stdout.fileno()
+# ----------------------------------------------------------------------------- the test
+
+
+def exchange(child, stream, count):
+    """Write a stream and read until `count` responses have come, or stdout ends."""
+    input_fd = child.process.stdin.fileno()
+    output_fd = child.process.stdout.fileno()
     os.set_blocking(input_fd, False)
-    unsent, received, outcomes, at = memoryview(stream), b"", [], 0
-    while unsent or len(outcomes) < count:
-        readable, writable, _ = select.select(
-            [output_fd], [input_fd] if unsent else [], [], executor.DEADLINE
-        )
-        assert readable or writable, "no reply"
-        if writable:
-            try:
-                unsent = unsent[os.write(input_fd, unsent) :]
-            except BrokenPipeError:
-                unsent = unsent[:0]
-        if readable:
+    unsent = memoryview(stream)
+    received = b""
+    while unsent or len(split(received)) < count:
+        inputs = [input_fd] if unsent else []
+        ready = select.select([output_fd], inputs, [], executor.DEADLINE)
+        assert any(ready), "expected a reply, found none"
+        if ready[0]:
             chunk = os.read(output_fd, 1 << 20)
             if not chunk:
                 break
             received += chunk
-            while (
-                len(received) - at >= 4
-                and len(received) - at - 4 >= struct.unpack_from(">I", received, at)[0]
-            ):
-                body, at = protocol.decode_frame(received, at)
-                outcomes.append(protocol.decode_response(body)[0].outcome)
-    assert at == len(received), "a torn response"
-    return outcomes
+        elif ready[1]:
+            try:
+                written = os.write(input_fd, unsent)
+            except BrokenPipeError:
+                written = len(unsent)
+            unsent = unsent[written:]
+    return received
 
 
-@pytest.mark.ours  # Spider takes a header without a body for a clean end, and looks up names with '/' in them.
+def split(received):
+    """Return the bodies of the responses that are whole."""
+    bodies = []
+    while len(received) >= 4:
+        end = 4 + int.from_bytes(received[:4], "big")
+        if len(received) < end:
+            break
+        bodies.append(received[4:end])
+        received = received[end:]
+    return bodies
+
+
+def check_replies(requests, received):
+    bodies = split(received)
+    size = sum(4 + len(body) for body in bodies)
+    assert size == len(received), f"expected whole responses, found {received[size:]}"
+    assert len(bodies) == len(requests), f"expected {requests}, found {bodies}"
+    for request, body in zip(requests, bodies):
+        outcome = protocol.decode_response(body)[0].outcome
+        assert is_right(request, outcome), f"asked for {request}, found {outcome}"
+
+
+def check_end(child, ending):
+    finish = child.finish if ending == INSIDE_A_FRAME else child.read_to_end
+    status = int(ending != SHUT_DOWN)
+    assert finish() == (b"", status)
+    assert len(child.errors()) == len(child.log_lines()) == status
+
+
+# Spider takes a header without a body for a clean end, and looks up names with '/'.
+@pytest.mark.ours
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_a_mutated_stream_gets_right_replies_or_a_reported_end(spawn, batch):
+def test_a_mutated_stream_gets_replies_or_a_reported_end(spawn, batch):
     endings = collections.Counter()
     child = None
     for number in range(batch, STREAMS, BATCHES):
@@ -190,23 +228,14 @@ def test_a_mutated_stream_gets_right_replies_or_a_reported_end(spawn, batch):
         endings[ending] += 1
         child = child or spawn(shell='ulimit -d 65536; exec "$@"')
         try:
-            outcomes = replies(child, stream, len(requests))
-            assert len(outcomes) == len(requests)
-            for request, outcome in zip(requests, outcomes):
-                assert is_right(request, outcome), (request, outcome)
+            check_replies(requests, exchange(child, stream, len(requests)))
             if ending != BETWEEN_FRAMES:
-                end = child.finish if ending == INSIDE_A_FRAME else child.read_to_end
-                assert end() == (b"", ending != SHUT_DOWN)
-                assert (
-                    len(child.errors())
-                    == len(child.log_lines())
-                    == (ending != SHUT_DOWN)
-                )
+                check_end(child, ending)
                 child.kill()
                 child = None
         except (AssertionError, ValueError, OSError) as error:
-            raise AssertionError(
-                f"stream {number}, {stream.hex()[:5000]}: {error}"
-            ) from error
+            text = f"stream {number}, which ends {ending}: {error}\n{stream.hex()}"
+            raise AssertionError(text) from error
     # There are enough of each kind for the test to mean something.
-    assert min(endings[kind] for kind in range(4)) >= STREAMS // BATCHES // 100, endings
+    fewest = min(endings[ending] for ending in ENDINGS)
+    assert fewest >= STREAMS // BATCHES // 100, endings

@@ -1,8 +1,10 @@
-"""What the package SDK costs: times per task, the size of packages, and the time that it takes to compile them.
+"""What the package SDK costs: times per task, and the size of packages.
 
     python3 tests/bench/sdk.py [DIRECTORY]
 
-DIRECTORY has another version of spider_tdl.h; each of its figures follows in parentheses, with the ratio to it.
+"x floor" is the time of a call as a multiple of malloc and memcpy of its payload.
+DIRECTORY has another version of spider_tdl.h; each of its figures follows in
+parentheses, with the ratio to it.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def compile_one(command: list[str], directory: Path) -> float:
 
 
 def packages(directory: Path, work: Path) -> dict[str, float]:
-    """The size of a package of one task, stripped, and the milliseconds that it takes to compile."""
+    """The size of a stripped package of one task, and the milliseconds to compile it."""
     figures = {}
     for name, text, command in (
         ("C", SUMS_C, [CC, "-std=c99"]),
@@ -90,28 +92,28 @@ def main() -> None:
                 str(HERE / "sdk.c"),
             ]
             compile_one(command, directory)
-        for _ in range(
-            ROUNDS
-        ):  # in turn, so that each has the machine's better and worse moments
+        # In turn, so that each has the machine's better and worse moments.
+        for _ in range(ROUNDS):
             for index, column in enumerate(columns):
                 program = [str(work / f"bench{index}")]
                 printed = subprocess.run(
                     program, check=True, stdout=subprocess.PIPE, encoding="ascii"
                 ).stdout
-                for name, nanoseconds in (
-                    line.split("\t") for line in printed.splitlines()
-                ):
-                    key = f"{name}, ns each"
-                    column[key] = min(float(nanoseconds), column.get(key, float("inf")))
+                for line in printed.splitlines():
+                    name, nanoseconds, multiple = line.split("\t")
+                    for key, figure in (
+                        (f"{name}, ns each", nanoseconds),
+                        (f"{name}, x floor", multiple),
+                    ):
+                        column[key] = min(float(figure), column.get(key, float("inf")))
         for column, directory in zip(columns, directories):
             column.update(packages(directory, work))
     for name, value in columns[0].items():
         if len(columns) == 1:
             print(f"{name:55} {value:12,.1f}")
         else:
-            print(
-                f"{name:55} {value:12,.1f} ({columns[1][name]:,.1f}) {value / columns[1][name]:6.2f}"
-            )
+            other = columns[1][name]
+            print(f"{name:55} {value:12,.1f} ({other:,.1f}) {value / other:6.2f}")
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def unprivileged() -> tuple[str, ...]:
 
 _COMPILE = (CC, "-x", "c", "-o", os.devnull, "-")
 _SANITIZE = (*_COMPILE, "-fsanitize=address,undefined")
+_LOCALE_SOURCE = "/usr/share/i18n/locales/de_DE"
 # A tool, the tests that need it, and a command that succeeds if it is here.
 TOOLS = {
     "C++ compiler": ("all of C++", [CXX or "false", "--version"]),
@@ -145,6 +146,10 @@ TOOLS = {
     "unprivileged user": (
         "executors of another user",
         [*unprivileged(), "true"],
+    ),
+    "localedef": (
+        "executors in an 8-bit locale",
+        ["sh", "-c", f"command -v localedef && test -e {_LOCALE_SOURCE}"],
     ),
 }
 

@@ -5,6 +5,7 @@ Each function returns variables for the environment of an executor.
 clock(build_package, step)      a monotonic clock that moves by `step` ns at each look
 mallopt(build_package)          a mallopt that ends the process
 threads(build_package)          no thread starts
+frame(build_package, how)       the buffer for the largest frame: "refused", "watched"
 files(build_package, how)       an odd file system: "inodes", "no-dev-null",
                                 "no-proc", "early-file"
 BufferCounts                    whether each buffer of a package was freed once
@@ -37,6 +38,10 @@ def mallopt(build_package: PackageBuilder) -> dict[str, str]:
 
 def threads(build_package: PackageBuilder) -> dict[str, str]:
     return _preload(build_package, "threads")
+
+
+def frame(build_package: PackageBuilder, how: str) -> dict[str, str]:
+    return _preload(build_package, "frame", FRAME_BUFFER=how)
 
 
 def files(build_package: PackageBuilder, how: str) -> dict[str, str]:

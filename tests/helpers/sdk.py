@@ -1,8 +1,8 @@
-"""Packages that are written with the SDK, called by tests/packages/sdk/driver.c instead of an executor.
+"""Packages that are written with the SDK, called by packages/sdk/driver.c.
 
 Case, payload, commit           a call of a task, and the outcome that it must have
 Raw, float32                    values that are msgpack already
-Driver                          compiles the driver and packages, under sanitizers if there are any, and runs them
+Driver                          compiles and runs the driver and packages, sanitized
 Compilation, package, run_all   run compilers on files or texts
 exported                        the symbols of a library
 compilers                       those that this machine has
@@ -33,9 +33,11 @@ STRICT = (
     "-Wshadow",
     "-Wconversion",
     "-Wsign-conversion",
+    "-Wswitch-enum",
     "-pedantic",
     "-Werror",
 )
+STRICT_C = (*STRICT, "-Wmissing-prototypes", "-Wstrict-prototypes")
 EXPORTED = {
     f"__spider_tdl_package_{name}"
     for name in ("get_version", "get_name", "init", "execute")
@@ -68,6 +70,24 @@ def wrong(text: str) -> TdlError:
     return TdlError("DeserializationError", text)
 
 
+def rows(name: str) -> list[tuple[str, list[Any], Any]]:
+    """A table of packages/sdk: what is done, its arguments, and its outcome.
+
+    The outcome is a list of outputs, an error (`kind! text`), or any other text.
+    """
+    table = []
+    for line in (SOURCES / name).read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        do, arguments, outcome = line.split(" | ")
+        kind, mark, text = outcome.partition("! ")
+        result: Any = TdlError(kind, text) if mark else outcome
+        if outcome.startswith("["):
+            result = eval(outcome, {"Raw": Raw})
+        table.append((do, eval(arguments, {"Raw": Raw}), result))
+    return table
+
+
 class Case(NamedTuple):
     task: str
     inputs: bytes
@@ -90,7 +110,7 @@ class Case(NamedTuple):
 
 
 class Driver:
-    """Calls tasks in a process of its own. `starvable` packages let the driver refuse them memory."""
+    """Calls tasks in a process of its own, which can refuse packages memory."""
 
     def __init__(
         self,
@@ -157,7 +177,7 @@ class Driver:
 
 
 def exported(library: Path) -> dict[str, str]:
-    """The symbols that a library exports, but not those of musl's start-up code, and nm's letters for them."""
+    """The symbols that a library exports, but musl's own, and nm's letters."""
     command = ["nm", "-D", "-C", "--defined-only", str(library)]
     lines = (
         subprocess.run(command, capture_output=True, check=True, timeout=60)
@@ -194,16 +214,19 @@ class Compilation(NamedTuple):
 
     def run(self) -> tuple[int, str]:
         """Returns the exit code, and what the compiler says."""
+        libraries = [flag for flag in map(str, self.flags) if flag.startswith("-l")]
         command = [
             self.compiler,
             f"-std={self.standard}",
             f"-I{build.NATIVE}",
-            *map(str, self.flags),
+            *(str(flag) for flag in self.flags if str(flag) not in libraries),
             "-x",
         ]
         command += [
             "c++" if "++" in self.standard else "c",
             "-" if isinstance(self.source, str) else str(self.source),
+            *(["-x", "none"] if libraries else []),
+            *libraries,
         ]
         text = self.source.encode() if isinstance(self.source, str) else None
         done = subprocess.run(command, input=text, capture_output=True, timeout=100)
@@ -213,14 +236,25 @@ class Compilation(NamedTuple):
         assert self.run() == (0, ""), self
 
 
+def strict(compiler: str) -> tuple[str, ...]:
+    """The flags with which a compiler must have nothing to say."""
+    if compiler in C_COMPILERS:
+        return STRICT_C
+    probe = Compilation(compiler, "c++17", "", ("-fsyntax-only", "-Wuseless-cast"))
+    return STRICT if "useless-cast" in probe.run()[1] else (*STRICT, "-Wuseless-cast")
+
+
 def package(
-    source: Path | str, path: Path, compiler: str = build.CC, standard: str = "c99"
+    source: Path | str,
+    path: Path,
+    compiler: str = build.CC,
+    standard: str = "c99",
+    flags: tuple[str, ...] = (),
 ) -> Path:
     """Compile a stripped package to where it is to be."""
     path.parent.mkdir(exist_ok=True)
-    Compilation(
-        compiler, standard, source, ("-O2", "-s", "-fPIC", "-shared", "-o", path)
-    ).succeeds()
+    options = ("-O2", "-s", "-fPIC", "-shared", "-o", path)
+    Compilation(compiler, standard, source, (*options, *flags)).succeeds()
     return path
 
 

@@ -124,14 +124,14 @@ static inline Result run_task(const Task *tasks, size_t count, View name, View i
     return failure("TaskNotFound", shown);
 }
 
-#define PACKAGE(declared, ...)                                                                                          \
-    EXPORT Version __spider_tdl_package_get_version(void) { Version version = {0, 1, 0}; return version; }              \
-    EXPORT View __spider_tdl_package_get_name(void) { View name = {declared, sizeof declared - 1}; return name; }       \
-    EXPORT Result __spider_tdl_package_execute(View name, View context, View inputs)                                    \
-    {                                                                                                                   \
-        static const Task tasks[] = {__VA_ARGS__};                                                                      \
-        (void)context;                                                                                                  \
-        return run_task(tasks, sizeof tasks / sizeof *tasks, name, inputs);                                             \
+#define PACKAGE(declared, ...) \
+    EXPORT Version __spider_tdl_package_get_version(void) { Version version = {0, 1, 0}; return version; } \
+    EXPORT View __spider_tdl_package_get_name(void) { View name = {declared, sizeof declared - 1}; return name; } \
+    EXPORT Result __spider_tdl_package_execute(View name, View context, View inputs) \
+    { \
+        static const Task tasks[] = {__VA_ARGS__}; \
+        (void)context; \
+        return run_task(tasks, sizeof tasks / sizeof *tasks, name, inputs); \
     }
 
 #endif

@@ -9,6 +9,7 @@
  *     empty_dangling, empty_null, empty_error_dangling, empty_error_null    length 0
  *     null_with_length:N, null_error_with_length:N                          a NULL pointer with a length
  *     endless_outputs:B           a length that no buffer has, with B as `is_error`
+ *     bad_error                   an error that free() must refuse
  *     sleep_and_fail:MS           an error after MS milliseconds
  */
 #include "abi.h"
@@ -84,6 +85,12 @@ static Result endless_outputs(View inputs, long is_error)
     return (Result){(uint8_t)is_error, calloc(16, 1), SIZE_MAX};
 }
 
+static Result bad_error(View inputs, long argument)
+{
+    static uint8_t memory[64] = "\0\0\0\0\0\0\0\0\x81\xa6" "Custom" "\xa1x";
+    return (Result){1, memory + 8, 10};
+}
+
 static Result sleep_and_fail(View inputs, long milliseconds)
 {
     usleep((useconds_t)milliseconds * 1000);
@@ -103,4 +110,5 @@ PACKAGE("buffers",
     {"null_with_length", null_with_length},
     {"null_error_with_length", null_error_with_length},
     {"endless_outputs", endless_outputs},
+    {"bad_error", bad_error},
     {"sleep_and_fail", sleep_and_fail})

@@ -8,6 +8,7 @@
  *     INIT=expression                      its init function, which returns a Result; there is none without the flag
  *     CONSTRUCTOR=statement                runs while the library is loaded
  *     UNDEFINED, UNDEFINED_CALL            it has the address of a function that nothing defines, or calls one
+ *     MISSING="nothing_defines_this"       the name of that function
  *
  * INIT and CONSTRUCTOR may use these:
  *     fork_and_wait()     a child that returns, too; its exit status is the output of the task "child"
@@ -51,12 +52,13 @@
 #define VALUE 1
 #endif
 
-#ifdef UNDEFINED
-extern void nothing_defines_this(void);
-void (*use)(void) = nothing_defines_this;
+#ifndef MISSING
+#define MISSING "nothing_defines_this"
 #endif
-#ifdef UNDEFINED_CALL
-extern void nothing_defines_this(void);
+
+extern void missing(void) __asm__(MISSING);
+#ifdef UNDEFINED
+void (*use)(void) = missing;
 #endif
 
 static int calls;
@@ -124,8 +126,8 @@ __attribute__((unused)) static void at_exit(void)
 #ifndef NO_VERSION
 EXPORT Version __spider_tdl_package_get_version(void)
 {
-    Version version = {VERSION};
     trace("version");
+    Version version = {VERSION};
     return version;
 }
 #endif
@@ -135,8 +137,8 @@ EXPORT Version __spider_tdl_package_get_version(void)
 EXPORT View __spider_tdl_package_get_name(void)
 {
     __attribute__((unused)) static const char name[] = {NAME "!"};
-    View view = {NAME_AT, NAME_SIZE};
     trace("name");
+    View view = {NAME_AT, NAME_SIZE};
     return view;
 }
 #endif
@@ -163,7 +165,7 @@ EXPORT Result __spider_tdl_package_execute(View task, View context, View inputs)
     trace("execute");
     calls++;
 #ifdef UNDEFINED_CALL
-    nothing_defines_this();
+    missing();
 #endif
     if (!strcmp(name, "answer"))
         return number(value());

@@ -43,17 +43,17 @@ static int same_inode(int status, struct stat *found)
 
 #define REAL(name, ...) ((int (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name))
 
-#define STAT(name)                                                                                                      \
-    int name(const char *path, struct stat *found)                                                                      \
-    {                                                                                                                   \
-        return same_inode(REAL(#name, const char *, struct stat *)(path, found), found);                                \
+#define STAT(name) \
+    int name(const char *path, struct stat *found) \
+    { \
+        return same_inode(REAL(#name, const char *, struct stat *)(path, found), found); \
     }
-#define FSTAT(name)                                                                                                     \
+#define FSTAT(name) \
     int name(int fd, struct stat *found) { return same_inode(REAL(#name, int, struct stat *)(fd, found), found); }
-#define FSTATAT(name)                                                                                                   \
-    int name(int fd, const char *path, struct stat *found, int flags)                                                   \
-    {                                                                                                                   \
-        return same_inode(REAL(#name, int, const char *, struct stat *, int)(fd, path, found, flags), found);           \
+#define FSTATAT(name) \
+    int name(int fd, const char *path, struct stat *found, int flags) \
+    { \
+        return same_inode(REAL(#name, int, const char *, struct stat *, int)(fd, path, found, flags), found); \
     }
 
 STAT(stat)

@@ -2,7 +2,6 @@
  * Calls a package's exported symbols directly, without an executor, so that the sanitizers come first in the process.
  *
  *     driver replay   LIBRARY CASES               every case gives the outcome that is noted with it
- *     driver truncate LIBRARY CASES               every case, with its inputs and its context cut at every byte
  *     driver starve   LIBRARY CASES               every case, with every single allocation, and all from it on, refused
  *     driver threads  LIBRARY CASES               every case in each of four threads at once
  *     driver fuzz     LIBRARY CASES SEED COUNT    COUNT calls with inputs and contexts made from those of the cases
@@ -11,13 +10,26 @@
  * outcome's bytes, each after a u32 LE length. Inputs are passed in memory of exactly their size. Whatever the call,
  * its result must be a complete payload of complete msgpack values, or the msgpack of a TdlError with a text in UTF-8.
  */
-#include "spider_tdl.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* What crosses the boundary between executor and package. */
+typedef struct view {
+    const void *pointer;
+    size_t length;
+} view;
+
+typedef struct result {
+    bool is_error;
+    uint8_t *pointer;
+    size_t length;
+} result;
 
 typedef struct bytes {
     uint8_t *data;
@@ -37,7 +49,7 @@ typedef struct testcase {
     bytes expected;
 } testcase;
 
-static spider_result (*execute)(spider_view, spider_view, spider_view);
+static result (*execute)(view, view, view);
 static testcase *cases;
 static size_t case_count;
 
@@ -244,9 +256,9 @@ static bool is_tdl_error(outcome got)
     return false;
 }
 
-static spider_view exact_copy(bytes data, void **memory)
+static view exact_copy(bytes data, void **memory)
 {
-    spider_view view;
+    view copy;
     *memory = malloc(data.size == 0 ? 1 : data.size);
     if (*memory == NULL) {
         exit(2);
@@ -254,32 +266,32 @@ static spider_view exact_copy(bytes data, void **memory)
     if (data.size > 0) {
         memcpy(*memory, data.data, data.size);
     }
-    view.pointer = *memory;
-    view.length = data.size;
-    return view;
+    copy.pointer = *memory;
+    copy.length = data.size;
+    return copy;
 }
 
 static outcome call(const testcase *what)
 {
     void *memory[3];
-    spider_view name = exact_copy(what->name, &memory[0]);
-    spider_view context = exact_copy(what->context, &memory[1]);
-    spider_view inputs = exact_copy(what->inputs, &memory[2]);
-    spider_result result = execute(name, context, inputs);
+    view name = exact_copy(what->name, &memory[0]);
+    view context = exact_copy(what->context, &memory[1]);
+    view inputs = exact_copy(what->inputs, &memory[2]);
+    result got_result = execute(name, context, inputs);
     outcome got;
-    got.is_error = result.is_error;
-    got.data.data = result.length == 0 ? NULL : result.pointer;
-    got.data.size = result.length;
+    got.is_error = got_result.is_error;
+    got.data.data = got_result.length == 0 ? NULL : got_result.pointer;
+    got.data.size = got_result.length;
     free(memory[0]);
     free(memory[1]);
     free(memory[2]);
-    if (result.pointer == NULL) {
+    if (got_result.pointer == NULL) {
         fail("a result's pointer is NULL", what, got);
     }
-    if (result.length == 0 && !(result.is_error && refused)) { /* without memory, there may be none for the error */
+    if (got_result.length == 0 && !(got_result.is_error && refused)) { /* without memory, there may be none for the error */
         fail("an empty result", what, got);
     }
-    if (result.length > 0 && (got.is_error ? !is_tdl_error(got) : !is_payload(got.data))) {
+    if (got_result.length > 0 && (got.is_error ? !is_tdl_error(got) : !is_payload(got.data))) {
         fail("not a well-formed result", what, got);
     }
     return got;
@@ -289,15 +301,23 @@ static outcome call(const testcase *what)
 
 static void replay(void)
 {
+    size_t wrong = 0;
     size_t i;
     for (i = 0; i < case_count; i++) {
-        outcome got = call(&cases[i]);
-        if (got.is_error != cases[i].is_error || got.data.size != cases[i].expected.size
-            || memcmp(got.data.data, cases[i].expected.data, got.data.size) != 0) {
-            dump("expected", cases[i].expected);
-            fail("not the expected outcome", &cases[i], got);
+        const testcase *what = &cases[i];
+        outcome got = call(what);
+        if (got.is_error != what->is_error || got.data.size != what->expected.size
+            || memcmp(got.data.data, what->expected.data, got.data.size) != 0) {
+            dump(what->is_error ? "expected the error" : "expected", what->expected);
+            dump(got.is_error ? "found the error" : "found", got.data);
+            dump("in", what->inputs);
+            wrong++;
         }
         free(got.data.data);
+    }
+    if (wrong > 0) {
+        fprintf(stderr, "%zu of %zu cases are wrong\n", wrong, case_count);
+        exit(1);
     }
 }
 
@@ -318,66 +338,6 @@ static void replay_in_threads(void)
     for (size_t i = 0; i < 4; i++) {
         pthread_join(threads[i], NULL);
     }
-}
-
-/* The end of the payload. Bytes after it do not matter. */
-static size_t payload_end(bytes inputs)
-{
-    uint32_t count = inputs.size < 4 ? 0 : le32(inputs.data);
-    size_t at = 4;
-    while (count-- > 0 && at < inputs.size && inputs.size - at >= 4
-           && le32(inputs.data + at) <= inputs.size - at - 4) {
-        at += 4 + le32(inputs.data + at);
-    }
-    return at < inputs.size ? at : inputs.size;
-}
-
-/* Long cases are cut at every byte of their ends, and here and there between. */
-static size_t next_cut(size_t cut, size_t size)
-{
-    size_t step = size < 4000 ? 97 : size / 8;
-    if (cut < 200 || cut + 100 >= size) {
-        return cut + 1;
-    }
-    return cut + step + 100 < size ? cut + step : size - 100;
-}
-
-static void truncate_all(void)
-{
-    size_t count = 0;
-    size_t i;
-    for (i = 0; i < case_count; i++) {
-        size_t inputs = payload_end(cases[i].inputs);
-        size_t context = value_size(cases[i].context.data, cases[i].context.size);
-        bool takes_any_number = cases[i].name.size == 3 && memcmp(cases[i].name.data, "all", 3) == 0;
-        size_t cut;
-        if (cases[i].is_error) {
-            continue;
-        }
-        for (cut = inputs > 4 ? 0 : inputs; cut < inputs; cut = next_cut(cut, inputs)) {
-            testcase what = cases[i];
-            outcome got;
-            what.inputs.size = cut;
-            got = call(&what);
-            if (!is_kind(got, "DeserializationError") && !(cut == 0 && !got.is_error && takes_any_number)) {
-                fail("truncated inputs are not a DeserializationError", &what, got);
-            }
-            free(got.data.data);
-            count++;
-        }
-        for (cut = 0; cut < context; cut = next_cut(cut, context)) {
-            testcase what = cases[i];
-            outcome got;
-            what.context.size = cut;
-            got = call(&what);
-            if (!is_kind(got, "DeserializationError")) {
-                fail("a truncated context is not a DeserializationError", &what, got);
-            }
-            free(got.data.data);
-            count++;
-        }
-    }
-    printf("%zu truncations\n", count);
 }
 
 static void starve(void)
@@ -613,15 +573,15 @@ static bytes read_file(const char *path)
 
 int main(int argc, char **argv)
 {
-    spider_result (*init)(void);
-    spider_result ready;
+    result (*init)(void);
+    result ready;
     void *library;
     void *symbol;
     bytes file;
     size_t at;
     if (argc != 4 && argc != 6) {
         fprintf(stderr,
-                "usage: driver replay|truncate|starve|threads LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
+                "usage: driver replay|starve|threads LIBRARY CASES | driver fuzz LIBRARY CASES SEED COUNT\n");
         return 2;
     }
     library = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);
@@ -658,8 +618,6 @@ int main(int argc, char **argv)
     } else if (strcmp(argv[1], "threads") == 0) {
         replay_in_threads();
         printf("%zu cases\n", case_count);
-    } else if (strcmp(argv[1], "truncate") == 0) {
-        truncate_all();
     } else if (strcmp(argv[1], "starve") == 0) {
         starve();
     } else if (strcmp(argv[1], "fuzz") == 0 && argc == 6) {

@@ -10,6 +10,7 @@
 #define SPIDER_TDL_IMPLEMENTATION
 #include "spider_tdl.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,6 +57,23 @@ static void report_text(const spider_task *task, spider_string text)
     report("%.*s ", (int)text.size, text.data);
 }
 
+/* Equal names at one address, as literals have: the SDK remembers them by that. */
+static const char *intern(const char *names)
+{
+    static char pool[1 << 16];
+    char *at = pool;
+    if (*names == '\0') {
+        return "";
+    }
+    while (*at != '\0' && strcmp(at, names) != 0) {
+        at += strlen(at) + 1;
+    }
+    if (at + strlen(names) + 2 > pool + sizeof pool) {
+        abort();
+    }
+    return strcpy(at, names);
+}
+
 static bool read_next(spider_task *task, spider_reader *in, const char *name, char *parameter)
 {
     static const char *const types[] = {"end", "nil", "boolean", "unsigned", "negative", "float", "double", "string",
@@ -79,7 +97,9 @@ static bool read_next(spider_task *task, spider_reader *in, const char *name, ch
     } else if (IS("tuple")) {
         spider_read_tuple(in, (size_t)atoi(parameter));
     } else if (IS("struct")) {
-        spider_read_struct(in, parameter);
+        spider_read_struct(in, intern(parameter));
+    } else if (IS("variant")) {
+        report_number(task, (double)spider_read_variant(in, intern(parameter)));
     } else if (IS("peek")) {
         spider_type type = spider_peek(in);
         expect_zero(task, type == SPIDER_TYPE_END);
@@ -126,15 +146,17 @@ static bool write_next(spider_writer *out, const char *name, const char *paramet
     } else if (IS("Tuple")) {
         spider_write_tuple(out, count);
     } else if (IS("Struct")) {
-        spider_write_struct(out, parameter);
+        spider_write_struct(out, intern(parameter));
+    } else if (IS("Variant")) { /* its number, and the names */
+        spider_write_variant(out, intern(parameter + strcspn(parameter, ":") + 1), count);
     } else if (IS("Begin_list")) {
-        spider_begin_list(out);
+        spider_write_list_begin(out);
     } else if (IS("Begin_map")) {
-        spider_begin_map(out);
+        spider_write_map_begin(out);
     } else if (IS("End_list")) {
-        spider_end_list(out);
+        spider_write_list_end(out);
     } else if (IS("End_map")) {
-        spider_end_map(out);
+        spider_write_map_end(out);
     } else {
         return false;
     }
@@ -163,6 +185,14 @@ static bool perform(spider_task *task, const char *name, char *parameter)
     } else if (IS("alloc")) {
         const char *memory = (const char *)spider_alloc(task, SIZE_MAX / 16, (size_t)atoi(parameter));
         expect_zero(task, memory == NULL);
+    } else if (IS("align")) { /* whatever the sizes */
+        for (size_t size = 0; size < 40; size++) {
+            if ((uintptr_t)spider_alloc(task, 1, size) % 16 != 0) {
+                abort();
+            }
+        }
+    } else if (IS("kind")) {
+        spider_fail(task, (spider_error_kind)atoi(parameter), "of kind %s", parameter);
     } else {
         return false;
     }

@@ -144,6 +144,56 @@ SPIDER_STRUCT(shadows, local, depth, value, out, in, level, package, call, head,
               T, size, index, count, text, form, open, error, point, read, write, string, element, function, Parameters,
               result, detail);
 
+// Enums: without content, and with all kinds of it.
+enum class state { Idle = 3, Running = -1, Done = 7 };
+SPIDER_ENUM(state, Idle, Running, Done);
+
+struct circle {
+    double radius;
+};
+SPIDER_STRUCT(circle, radius);
+
+using shape = std::variant<std::monostate, circle, std::pair<std::int64_t, std::string>, std::optional<bool>, state>;
+SPIDER_VARIANT(shape, Dot, Circle, Label, Maybe, State);
+
+using enums = std::map<std::string, std::vector<std::optional<shape>>>;
+
+state no_state()
+{
+    return static_cast<state>(100);
+}
+
+// What was in the members before does not matter.
+struct filled {
+    std::vector<int> list = {1, 2};
+    std::optional<int> option = 5;
+    std::map<int, int> map = {{1, 2}};
+    std::string text = "before";
+    std::vector<std::uint8_t> bytes = {1};
+};
+SPIDER_STRUCT(filled, list, option, map, text, bytes);
+
+// A task does not run if an argument is wrong, missing, or one too many.
+std::uint64_t runs_so_far = 0;
+
+std::uint64_t run(std::int64_t)
+{
+    return ++runs_so_far;
+}
+
+std::uint64_t runs()
+{
+    return runs_so_far;
+}
+
+// Types that are written, and not copied when they are read.
+using borrowed = std::tuple<std::string_view, spider_bytes, const char *, std::vector<bool>>;
+
+borrowed borrow(std::string_view text, spider_bytes bytes, const std::vector<bool> &bits)
+{
+    return {text, bytes, "literal", bits};
+}
+
 // Of two equal keys, the last counts.
 using unordered = std::unordered_map<std::string, int>;
 
@@ -239,6 +289,14 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"wide", spider::typed<echo<wide_record>>},
     {"shadows", spider::typed<echo<shadows>>},
     {"unordered", spider::typed<echo<unordered>>},
+    {"state", spider::typed<echo<state>>},
+    {"no_state", spider::typed<no_state>},
+    {"shape", spider::typed<echo<shape>>},
+    {"enums", spider::typed<echo<enums>>},
+    {"filled", spider::typed<echo<filled>>},
+    {"run", spider::typed<run>},
+    {"runs", spider::typed<runs>},
+    {"borrow", spider::typed<borrow>},
     {"large_list", spider::typed<large_list>},
     {"nothing", spider::typed<nothing>},
     {"empty", spider::typed<empty>},
