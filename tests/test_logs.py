@@ -62,7 +62,6 @@ OWN_FILTERS = {
     None: ERROR,
     "": ERROR,
     ",": ERROR,
-    "other": ERROR,
     "other-target": ERROR,
     " info ": INFO,
     "  spider = info , tokio = trace ": INFO,
