@@ -92,7 +92,10 @@ def _done(status: int, stdout: bytes, stderr: bytes) -> Done:
 
 def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) -> Done:
     """Run the command to its end."""
-    command = ["sh", "-c", shell, "sh", *COMMAND, *arguments]
+    command = [*COMMAND, *arguments]
+    # A shell of another machine's kind cannot load what the command is to preload.
+    if shell != EXEC:
+        command = ["sh", "-c", shell, "sh", *command]
     options: Any = {"env": environment(**env), "timeout": executor.DEADLINE}
     done = subprocess.run(command, input=stdin, capture_output=True, **options)
     return _done(done.returncode, done.stdout, done.stderr)
