@@ -432,6 +432,17 @@ def test_kill_ends_an_idle_executor_and_can_be_repeated(start):
     assert handle.close() == -signal.SIGKILL
 
 
+def test_a_signal_handler_may_kill_the_executor_of_its_thread(start_fake):
+    handle = start_fake("os.kill(os.getppid(), signal.SIGUSR1); wait()")
+    before = signal.signal(signal.SIGUSR1, lambda *_: handle.kill())
+    try:
+        with pytest.raises(ExecutorCrash, match="SIGKILL"):
+            run(handle, "t")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert_ended(handle)
+
+
 def test_no_thread_gets_a_reply_to_another_threads_request(handle):
     refused = []
 

@@ -145,7 +145,7 @@ def test_a_value_that_cannot_be_sent_is_wrong_usage(run, value, complaint):
 
 
 def test_a_stdin_that_cannot_be_read_is_named(run):
-    done = run("buffers", "echo", "-", shell='exec "$@" <&-')
+    done = run("buffers", "echo", "-", shell='exec "$@" 0>/dev/null')
     assert (done.status, done.complaint) == (2, "stdin: Bad file descriptor")
 
 
