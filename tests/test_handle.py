@@ -545,6 +545,13 @@ def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir):
         ExecutorHandle(package_dir, [sys.executable], stderr=subprocess.STDOUT)
 
 
+def test_other_child_processes_do_not_inherit_the_pipes(start):
+    listing = {"args": ["ls", "/proc/self/fd"], "close_fds": False}
+    before = subprocess.check_output(**listing)
+    start()
+    assert subprocess.check_output(**listing) == before
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("frozen", True), ("executable", ""), ("executable", None)],
