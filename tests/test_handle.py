@@ -13,6 +13,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from helpers import build, executor, odd, process
@@ -565,16 +566,19 @@ def test_a_program_without_an_interpreter_needs_a_command(
     assert run(start(), "fibonacci", 10) == [55]
 
 
-@pytest.mark.parametrize("as_type", [str, os.fsencode, lambda path: path])
+@pytest.mark.parametrize(
+    ("as_type", "env"),
+    [(str, {}), (os.fsencode, {"A": "1"}), (Path, {"SPIDER_TDL_PACKAGE_DIR": "/"})],
+)
 def test_the_environment_is_replaced_and_has_the_directory(
-    executor_command, package_dir, as_type
+    executor_command, package_dir, as_type, env
 ):
-    env = {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+    before = dict(env)
     with ExecutorHandle(as_type(package_dir), executor_command, env) as handle:
         (lines,) = run(handle, "environment", package="process")
-    expected = {"A=1", f"SPIDER_TDL_PACKAGE_DIR={package_dir}"}
-    assert set(lines.splitlines()) == expected
-    assert env == {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+    expected = {**env, "SPIDER_TDL_PACKAGE_DIR": str(package_dir)}
+    assert dict(line.split("=", 1) for line in lines.splitlines()) == expected
+    assert env == before
 
 
 def test_stderr_goes_where_the_caller_says(executor_command, package_dir, tmp_path):
