@@ -120,7 +120,7 @@ def test_a_package_that_declares_another_name_is_a_warning(stage):
 # ------------------------------------------------------------------- which packages
 
 
-def test_directories_without_a_library_are_named_and_do_not_count(stage):
+def test_directories_without_a_library_do_not_count(stage):
     directory = stage(good=[])
     for name in ("lost+found", "text", ".cache"):
         (directory / name).mkdir()

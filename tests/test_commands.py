@@ -55,6 +55,11 @@ def test_help_is_the_manual(arguments, phrases):
     assert "in-process" not in text
 
 
+def test_the_help_keeps_its_lines():
+    text = cli.call("--help").stdout.decode("ascii")
+    assert "\nexit codes:\n  0 success, " in text
+
+
 def test_version():
     done = cli.call("--version")
     text = f"spider-task-executor {spider_executor.__version__}\n"

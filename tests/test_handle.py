@@ -13,6 +13,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from helpers import build, executor, odd, process
@@ -432,6 +433,17 @@ def test_kill_ends_an_idle_executor_and_can_be_repeated(start):
     assert handle.close() == -signal.SIGKILL
 
 
+def test_a_signal_handler_may_kill_the_executor_of_its_thread(start_fake):
+    handle = start_fake("os.kill(os.getppid(), signal.SIGUSR1); wait()")
+    before = signal.signal(signal.SIGUSR1, lambda *_: handle.kill())
+    try:
+        with pytest.raises(ExecutorCrash, match="SIGKILL"):
+            run(handle, "t")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert_ended(handle)
+
+
 def test_no_thread_gets_a_reply_to_another_threads_request(handle):
     refused = []
 
@@ -534,6 +546,13 @@ def test_a_handle_that_cannot_be_made_leaves_nothing(package_dir):
         ExecutorHandle(package_dir, [sys.executable], stderr=subprocess.STDOUT)
 
 
+def test_other_child_processes_do_not_inherit_the_pipes(start):
+    listing = {"args": ["ls", "/proc/self/fd"], "close_fds": False}
+    before = subprocess.check_output(**listing)
+    start()
+    assert subprocess.check_output(**listing) == before
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("frozen", True), ("executable", ""), ("executable", None)],
@@ -547,16 +566,19 @@ def test_a_program_without_an_interpreter_needs_a_command(
     assert run(start(), "fibonacci", 10) == [55]
 
 
-@pytest.mark.parametrize("as_type", [str, os.fsencode, lambda path: path])
+@pytest.mark.parametrize(
+    ("as_type", "env"),
+    [(str, {}), (os.fsencode, {"A": "1"}), (Path, {"SPIDER_TDL_PACKAGE_DIR": "/"})],
+)
 def test_the_environment_is_replaced_and_has_the_directory(
-    executor_command, package_dir, as_type
+    executor_command, package_dir, as_type, env
 ):
-    env = {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+    before = dict(env)
     with ExecutorHandle(as_type(package_dir), executor_command, env) as handle:
         (lines,) = run(handle, "environment", package="process")
-    expected = {"A=1", f"SPIDER_TDL_PACKAGE_DIR={package_dir}"}
-    assert set(lines.splitlines()) == expected
-    assert env == {"A": "1", "SPIDER_TDL_PACKAGE_DIR": "/nowhere"}
+    expected = {**env, "SPIDER_TDL_PACKAGE_DIR": str(package_dir)}
+    assert dict(line.split("=", 1) for line in lines.splitlines()) == expected
+    assert env == before
 
 
 def test_stderr_goes_where_the_caller_says(executor_command, package_dir, tmp_path):
