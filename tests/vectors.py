@@ -70,7 +70,7 @@ NOT_REQUESTS = malformed("""
 no tag       |  0 |                                    | a request tag (4 bytes)
 tag cut      |  0 | 000000                             | a request tag (4 bytes)
 tag 2      |  0 | 02000000 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 2
-big-endian | 0 | 00*3 01 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 16777216
+swapped | 0 | 00*3 01 | a request tag, 0 (Execute) or 1 (Shutdown), found tag 16777216
 length cut   |  4 | 00*4 01 00*6                       | the length of package (8 bytes)
 package      | 12 | 00*4 02 00*7 'p'                   | package of 2 bytes
 package 2^64 | 12 | 00*4 ff*8 00*16              | package of 18446744073709551615 bytes
