@@ -1,6 +1,8 @@
 """The command `run`: real executors, real packages, and what a shell sees of them."""
 
+import errno
 import functools
+import os
 import re
 import sys
 import time
@@ -340,5 +342,5 @@ def test_an_executor_that_does_not_exist_is_named(run):
 
 def test_a_lack_of_descriptors_is_not_blamed_on_stdout(run):
     done = run(TASKS, "fibonacci", "10", shell='ulimit -n 6; exec "$@"')
-    text = "executor: cannot be started: Too many open files"
+    text = f"executor: cannot be started: {os.strerror(errno.EMFILE)}"
     assert (done.status, done.complaint) == (1, text)

@@ -467,6 +467,7 @@ def test_there_is_no_warning():
     ]
 
 
+@build.needs("C++ compiler")
 def test_the_standard_library_comes_with_exceptions_only():
     """Of C++, the header needs two headers, for the class of its exceptions."""
     for flags, is_there in ((), True), (("-fno-exceptions",), False):
