@@ -201,7 +201,8 @@ SPIDER__INLINE void spider_read_struct(spider_reader *in, const char *names);
 
 /* Accepts an enum with these variants, such as "Idle, Running(), Failed()", and returns the number
  * of the variant, from 0. A variant with content has parentheses after its name, and a note may
- * stand in them; its content is read next: one value, or a struct or tuple of several. */
+ * stand in them; its content is read next: one value, or a struct or tuple of several. If no name
+ * has parentheses, a variant has content if it comes with a value other than nil. */
 SPIDER__API size_t spider_read_variant(spider_reader *in, const char *names);
 
 /* Begins a value that may be nil. True: read the value next. False: it was nil, or the struct came
@@ -250,7 +251,7 @@ SPIDER__API void spider_write_tuple(spider_writer *out, size_t count);
 SPIDER__INLINE void spider_write_struct(spider_writer *out, const char *names);
 
 /* Writes variant number `index` of an enum, as spider_read_variant reads it. If the variant has
- * parentheses after its name, write its content next. */
+ * parentheses after its name, write its content next; otherwise it has none. */
 SPIDER__API void spider_write_variant(spider_writer *out, const char *names, size_t index);
 
 /* Writes nil if `present` is false. Otherwise the value must be written next. Returns `present`. */
@@ -325,7 +326,7 @@ typedef struct spider__level {
     const char *names;    /* of a struct's fields; the name of a variant; otherwise NULL */
     const uint8_t *after; /* the end of a container whose values are elsewhere, otherwise NULL */
     uint32_t count;       /* values in all: two for each pair of a map */
-    uint32_t ignored;     /* bytes of binary that are more than that */
+    uint32_t ignored;     /* bytes of binary that are more than that; of names before a variant's */
     uint32_t left;
     uint32_t outer;
     uint16_t slot; /* of the first field of a struct that came as a map */
@@ -385,6 +386,7 @@ struct spider_writer {
     size_t count;        /* outputs begun */
     size_t announced;    /* outputs that may be written */
     bool counted;        /* `announced` outputs must be written */
+    const char *hint;    /* at what else a superfluous value can be; "": nothing else */
     spider__open *open;
     spider__open first_open[SPIDER__OPEN];
 };
@@ -410,13 +412,15 @@ SPIDER__API void spider__read_struct(spider_reader *in, const char *names);
 SPIDER__API bool spider__begin(spider_writer *out, size_t size);
 SPIDER__API void spider__write_integer(spider_writer *out, uint64_t bits, bool is_negative);
 SPIDER__API void spider__write_struct(spider_writer *out, const char *names);
-/* The same as without the second underscore, but bits of `contents` can stand for parentheses. */
-SPIDER__API size_t spider__read_variant(spider_reader *in, const char *names, uint64_t contents);
-SPIDER__API void spider__write_variant(spider_writer *, const char *names, size_t, uint64_t);
+/* Bits of `contents` can stand for parentheses. If it is not `known` which variants have content,
+ * the value decides. Writing returns whether there is content. */
+SPIDER__API size_t spider__read_variant(spider_reader *, const char *, uint64_t, bool known);
+SPIDER__API bool spider__write_variant(spider_writer *, const char *, size_t, uint64_t contents);
 
 /* ---- Inline readers and writers ------------------------------------------------------------- */
 
-enum { SPIDER__SEQUENCE, SPIDER__PAIRS, SPIDER__FIELDS, SPIDER__BYTES, SPIDER__PAYLOAD };
+enum { SPIDER__SEQUENCE, SPIDER__CONTENT, SPIDER__PAIRS, SPIDER__FIELDS, SPIDER__BYTES,
+       SPIDER__PAYLOAD };
 bool spider_ok(const spider_task *task) { return !((const spider__call *)task)->failed; }
 SPIDER__INLINE bool spider__reader_ok(const spider_reader *in) { return !in->call->failed; }
 /* Takes a value of a marker and `size` bytes more, if it is next. */
@@ -985,6 +989,13 @@ SPIDER__COLD bool spider__mismatch(spider_reader *in, const char *expected) {
     else spider_reject(in, expected, "%s of length %" PRIu32, kind, head->size);
     return false;
 }
+SPIDER__COLD void spider__reject_variant(spider_reader *in, const char *names, const char *format,
+                                         int size, const char *text) {
+    char expected[SPIDER__EXPECTED_SIZE + 16];
+    snprintf(expected, sizeof expected, "one of %s", names);
+    if (format != NULL) spider_reject(in, expected, format, size, text);
+    else spider__mismatch(in, expected);
+}
 SPIDER__COLD bool spider__damaged(spider_reader *in, const char *expected) {
     return spider__refuse(in, expected,
                           ", found the end of the bytes (truncated), or the reserved marker c1");
@@ -1234,11 +1245,8 @@ spider_type spider_peek(spider_reader *in) {
             return SPIDER_TYPE_END;
     }
     if (spider__take(in, "a value") == NULL) return SPIDER_TYPE_END;
-    if (in->head.type == SPIDER_TYPE_END) {
-        spider__damaged(in, "a value");
-        return SPIDER_TYPE_END;
-    }
-    spider__untake(in);
+    if (in->head.type == SPIDER_TYPE_END) spider__damaged(in, "a value");
+    else spider__untake(in);
     return in->head.type;
 }
 void spider_skip(spider_reader *in) {
@@ -1254,7 +1262,12 @@ SPIDER__SLOW static void spider__check_all_read(spider_reader *in, bool all) {
     const spider__level *level = in->level;
     uint32_t count = level->count;
     uint32_t read = count - spider__left(in, level);
-    if (read < count && (all || level > in->base) && !in->call->failed) {
+    if (read == count || (!all && level == in->base) || in->call->failed) return;
+    if (level->kind == SPIDER__CONTENT) {
+        spider_string name = spider__name_at(level->names, 0);
+        spider__reject_variant(in, level->names - level->ignored, "%.*s with content",
+                               (int)name.size, name.data);
+    } else {
         bool pairs = level->kind == SPIDER__PAIRS;
         char position[SPIDER__POSITION_SIZE];
         spider__describe(in, level, position);
@@ -1423,37 +1436,28 @@ SPIDER__SLOW void spider__read_struct(spider_reader *in, const char *names) {
         spider__mismatch(in, expected);
     }
 }
-SPIDER__COLD void spider__reject_variant(spider_reader *in, const char *names, const char *format,
-                                         int size, const char *text) {
-    char expected[SPIDER__EXPECTED_SIZE + 16];
-    snprintf(expected, sizeof expected, "one of %s", names);
-    if (format != NULL) spider_reject(in, expected, format, size, text);
-    else spider__mismatch(in, expected);
-}
-size_t spider__read_variant(spider_reader *in, const char *names, uint64_t contents) {
+size_t spider__read_variant(spider_reader *in, const char *names, uint64_t contents, bool known) {
     uint32_t index = 0;
     spider_string name;
     bool has_content;
     const spider__head *head = spider__take(in, names);
     if (head == NULL) return 0;
     const bool is_map = head->type == SPIDER_TYPE_MAP && head->size == 1;
-    if (is_map) {
-        if (spider__enter(in, 2, SPIDER__PAIRS, NULL) == NULL
-            || (head = spider__take(in, names)) == NULL) {
-            return 0;
-        }
-    }
+    if (is_map && (spider__enter(in, 2, SPIDER__PAIRS, NULL) == NULL
+                   || (head = spider__take(in, names)) == NULL))
+        return 0;
     if (!spider__is_key(head) || (in->level->kind == SPIDER__BYTES && !is_map)) {
         spider__reject_variant(in, names, NULL, 0, NULL);
     } else if (!spider__find_variant(names, contents, head, &index, &name, &has_content)) {
         bool is_text = head->type != SPIDER_TYPE_UNSIGNED;
         spider__reject_variant(in, names, is_text ? "the name %.*s" : NULL, (int)head->size,
                                (const char *)head->body);
-    } else if (has_content && !is_map) {
+    } else if (!is_map && known && has_content) {
         spider__reject_variant(in, names, "%.*s without its content", (int)name.size, name.data);
-    } else if (has_content) {
+    } else if (known ? has_content : is_map && in->position < in->end && *in->position != 0xc0) {
         in->level->names = name.data; /* in errors, in place of a key and a value */
-        in->level->kind = SPIDER__SEQUENCE;
+        in->level->ignored = (uint32_t)(name.data - names);
+        in->level->kind = known ? SPIDER__SEQUENCE : SPIDER__CONTENT;
         in->level->count = 1;
         return index;
     } else if (is_map && (head = spider__take(in, "nil")) != NULL
@@ -1462,9 +1466,8 @@ size_t spider__read_variant(spider_reader *in, const char *names, uint64_t conte
     }
     return in->call->failed ? 0 : index;
 }
-
 size_t spider_read_variant(spider_reader *in, const char *names) {
-    return spider__read_variant(in, names, 0);
+    return spider__read_variant(in, names, 0, strchr(names, '(') != NULL);
 }
 
 /* ---- Writers -------------------------------------------------------------------------------- */
@@ -1511,11 +1514,10 @@ SPIDER__SLOW bool spider__begin(spider_writer *out, size_t size) {
         out->open[out->depth - 1].count++;
         out->pending = 1;
     } else if (out->pending == 0) {
-        if (out->count == out->announced) {
+        if (out->count == out->announced)
             return spider__fail_to_write(
-                out, "outputs: more values were written than announced: %zu%s", out->announced,
-                out->announced == 1 ? " (several outputs need spider_write_count)" : "");
-        }
+                out, "outputs: more values were written than announced: %zu%s%s", out->announced,
+                out->announced == 1 ? " (several outputs need spider_write_count)" : "", out->hint);
         spider__end_output(out);
         if (!spider__reserve(out, 8)) return false;
         out->at += out->count == 0 ? 4 : 0; /* the payload's count */
@@ -1582,28 +1584,23 @@ void spider_write_bytes(spider_writer *out, spider_bytes value) {
     out->pending--;
 }
 
-/* Begins an array (90) or a map (80), which is followed by `each` values for each count. */
-static void spider__write_size(spider_writer *out, size_t count, unsigned small, uint64_t each) {
-    if (spider__is_count(out, count, each == 1 ? "elements" : "pairs")
+/* Begins an array (90) or a map (80). */
+static void spider__write_size(spider_writer *out, size_t count, unsigned small) {
+    const bool is_map = small == 0x80;
+    if (spider__is_count(out, count, is_map ? "pairs" : "elements")
         && spider__begin_inline(out, 16)) {
         out->at = spider__store_size(out->at, small, count);
-        out->pending += each * count;
+        out->pending += is_map ? 2 * (uint64_t)count : count;
         out->pending--;
     }
 }
-void spider_write_list(spider_writer *out, size_t count) {
-    spider__write_size(out, count, 0x90, 1);
-}
-void spider_write_tuple(spider_writer *out, size_t count) {
-    spider__write_size(out, count, 0x90, 1);
-}
-void spider_write_map(spider_writer *out, size_t count) {
-    spider__write_size(out, count, 0x80, 2);
-}
+void spider_write_list(spider_writer *out, size_t count) { spider__write_size(out, count, 0x90); }
+void spider_write_tuple(spider_writer *out, size_t count) { spider__write_size(out, count, 0x90); }
+void spider_write_map(spider_writer *out, size_t count) { spider__write_size(out, count, 0x80); }
 SPIDER__SLOW void spider__write_struct(spider_writer *out, const char *names) {
     spider_write_list(out, spider__count_names(&out->known, names));
 }
-void spider__write_variant(spider_writer *out, const char *names, size_t index, uint64_t contents) {
+bool spider__write_variant(spider_writer *out, const char *names, size_t index, uint64_t contents) {
     const spider__head key = {SPIDER_TYPE_UNSIGNED, 0, 0, index, NULL};
     uint32_t number;
     spider_string name;
@@ -1611,13 +1608,15 @@ void spider__write_variant(spider_writer *out, const char *names, size_t index, 
     if (!spider__find_variant(names, contents, &key, &number, &name, &has_content)) {
         (void)spider__fail_to_write(out, "outputs[%zu]: no variant has the number %zu: %.200s",
                               spider__output_index(out), index, names);
-        return;
+        return true;
     }
     if (has_content) spider_write_map(out, 1);
     spider_write_string(out, name);
+    return has_content;
 }
 void spider_write_variant(spider_writer *out, const char *names, size_t index) {
-    spider__write_variant(out, names, index, 0);
+    if (!spider__write_variant(out, names, index, 0))
+        out->hint = " (a variant that has content needs parentheses: \"Running()\")";
 }
 
 /* Makes room for all open lists and maps that are allowed. False after an error. */
@@ -1648,8 +1647,8 @@ static void spider__end_open(spider_writer *out, bool is_map) {
         || open->count % per_entry != 0) {
         const char *name = is_map ? "map" : "list";
         (void)spider__fail_to_write(out, "outputs[%zu]: spider_write_%s_end without "
-                              "spider_write_%s_begin, or before its last value",
-                              spider__output_index(out), name, name);
+                                    "spider_write_%s_begin, or before its last value%s",
+                                    spider__output_index(out), name, name, out->hint);
         return;
     }
     uint8_t head[16];
@@ -1682,6 +1681,7 @@ SPIDER__SLOW static void spider__start(spider__call *call) {
     call->task.out = &call->out;
     call->out.call = call;
     call->out.announced = 1;
+    call->out.hint = "";
     call->out.open = call->out.first_open;
     spider__open_payload(&call->in, (const uint8_t *)"", 0);
 }

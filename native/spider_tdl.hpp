@@ -245,7 +245,7 @@ bool write_alternative(spider_writer *out, const Variant &value) {
 template <class Variant, std::size_t... I>
 void read_variant(spider_reader *in, const char *names, Variant &value,
                   std::index_sequence<I...> indices) {
-    const std::size_t index = spider__read_variant(in, names, contents<Variant>(indices));
+    const std::size_t index = spider__read_variant(in, names, contents<Variant>(indices), true);
     (void)((index == I && read_alternative<I>(in, value)) || ...);
 }
 template <class Variant, std::size_t... I>
@@ -348,13 +348,13 @@ void write(spider_writer *out, const T &value) { detail::write_value(out, value)
     inline void spider_read(spider_reader *spider__in, type &spider__value) {                      \
         using spider__enum = type;                                                                 \
         constexpr type spider__values[] = {SPIDER__EACH(SPIDER__ENUMERATOR, __VA_ARGS__)};         \
-        spider__value = spider__values[spider_read_variant(spider__in, #__VA_ARGS__)];             \
+        spider__value = spider__values[spider__read_variant(spider__in, #__VA_ARGS__, 0, true)];   \
     }                                                                                              \
     inline void spider_write(spider_writer *spider__out, const type &spider__value) {              \
         using spider__enum = type;                                                                 \
         constexpr type spider__values[] = {SPIDER__EACH(SPIDER__ENUMERATOR, __VA_ARGS__)};         \
-        spider_write_variant(spider__out, #__VA_ARGS__,                                            \
-                             spider::detail::index_of(spider__values, spider__value));             \
+        spider__write_variant(spider__out, #__VA_ARGS__,                                           \
+                              spider::detail::index_of(spider__values, spider__value), 0);         \
     }                                                                                              \
     static_assert(true, "")
 #define SPIDER_VARIANT(type, ...)                                                                  \
