@@ -432,7 +432,7 @@ PRINTS = {
     "iostream": ("cxx", "print:1", "streamed line 0\n"),
     "iostream, no newline": ("cxx", "print_unflushed", "unflushed"),
 }
-NEEDS_CXX = {"iostream": needs_cxx, "iostream, no newline": needs_cxx}
+NEEDS_CXX = dict.fromkeys(("iostream", "iostream, no newline"), [needs_cxx])
 
 
 @ours
