@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 from helpers import build, executor, odd, process
 from helpers.executor import request
+from helpers.rows import rows
 
 from protocol import TaskContext
 
@@ -289,14 +290,14 @@ def test_a_child_that_returns_from_loading_does_nothing(
     check_error(child, RETURNED, "odd::child", parent=child.pid)
 
 
-@pytest.mark.parametrize(
-    ("task", "status"),
-    [
-        ("exit_in_child:0", 0),
-        ("exit_in_child:5", 5),
-        ("fork_twice", 0),
-        ("close_and_fork", 0),
-    ],
+@rows(
+    "task, status",
+    """
+?exit_in_child:0 | exit_in_child:0 | 0
+?exit_in_child:5 | exit_in_child:5 | 5
+?fork_twice      | fork_twice      | 0
+?close_and_fork  | close_and_fork  | 0
+""",
 )
 def test_a_child_may_exit_or_fork(spawn, task, status):
     child = spawn()
@@ -448,7 +449,13 @@ def test_all_threads_but_the_main_one_block_all_signals(spawn):
     assert expected <= process.blocked_signals(child.pid, watchdog)
 
 
-@pytest.mark.parametrize(("size", "count"), [(30_000, 10), (8_000_000, 1)])
+@rows(
+    "size, count",
+    """
+?30000   | 30000   | 10
+?8000000 | 8000000 | 1
+""",
+)
 def test_a_signal_that_interrupts_a_write_costs_no_byte(spawn, size, count):
     """The pipe is full when a timer's signal comes. Part of a reply is written then."""
     child = spawn()

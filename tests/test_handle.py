@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from helpers import build, executor, odd, process
+from helpers.rows import rows
 
 import protocol
 import spider_executor
@@ -130,13 +131,14 @@ def test_execute_returns_the_outputs(handle, timeout):
     assert run(handle, "assert_initialized", timeout=timeout) == []
 
 
-@pytest.mark.parametrize(
-    ("package", "task", "variant", "text"),
-    [
-        (TASKS, "always_fail", "TaskError", "TaskError: ExecutionError: always_fail: "),
-        ("complex", "complex::always_fail", "TaskError", "TaskError: Custom: "),
-        ("nowhere", "t", "InvalidLibrary", "InvalidLibrary: "),
-    ],
+@rows(
+    "package, task, variant, text",
+    """
+?integration_test_tasks | integration_test_tasks | always_fail | TaskError
+  | `'TaskError: ExecutionError: always_fail: '`
+?complex | complex | complex::always_fail | TaskError | `'TaskError: Custom: '`
+?nowhere | nowhere | t | InvalidLibrary | `'InvalidLibrary: '`
+""",
 )
 def test_a_failure_is_raised_and_the_executor_goes_on(
     handle, package, task, variant, text
@@ -293,16 +295,16 @@ def test_one_timeout_holds_for_everything(start_fake, script):
     assert_ended(handle)
 
 
-@pytest.mark.parametrize(
-    ("package", "task", "exit_code", "name"),
-    [
-        ("exiting", "_exit:0", 0, None),
-        ("exiting", "_exit:255", 255, None),
-        ("crashing", "raise:2", None, "SIGINT"),
-        ("crashing", "raise:6", None, "SIGABRT"),
-        ("crashing", "raise:9", None, "SIGKILL"),
-        ("crashing", "raise:40", None, "signal 40"),
-    ],
+@rows(
+    "package, task, exit_code, name",
+    """
+?exiting      | exiting  | _exit:0   | 0    | None
+?exiting ??1  | exiting  | _exit:255 | 255  | None
+?crashing     | crashing | raise:2   | None | SIGINT
+?crashing ??3 | crashing | raise:6   | None | SIGABRT
+?crashing ??4 | crashing | raise:9   | None | SIGKILL
+?crashing ??5 | crashing | raise:40  | None | signal 40
+""",
 )
 def test_a_crash_has_an_exit_code_or_a_signal(start, package, task, exit_code, name):
     before = open_files()
@@ -492,8 +494,12 @@ def test_close_lets_the_executor_end_by_itself(
     assert_ended(handle)
 
 
-@pytest.mark.parametrize(
-    ("script", "status"), [("sys.exit(6)", 6), ("os.kill(os.getpid(), 15)", -15)]
+@rows(
+    "script, status",
+    """
+?sys.exit(6              | sys.exit(6)              | 6
+?os.kill(os.getpid(), 15 | os.kill(os.getpid(), 15) | -15
+""",
 )
 def test_close_of_an_ended_executor_returns_its_status(start, script, status):
     handle = start([*PYTHON, f"import os, sys; {script}"])
@@ -553,9 +559,13 @@ def test_other_child_processes_do_not_inherit_the_pipes(start):
     assert subprocess.check_output(**listing) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("frozen", True), ("executable", ""), ("executable", None)],
+@rows(
+    "name, value",
+    """
+?frozen         | frozen     | True
+?executable     | executable |
+?executable ??2 | executable | None
+""",
 )
 def test_a_program_without_an_interpreter_needs_a_command(
     start, package_dir, monkeypatch, name, value
@@ -738,13 +748,12 @@ os.chdir("/")
     assert program(script, leave, command=None) == (0, "[55]\n")
 
 
-@pytest.mark.parametrize(
-    ("last", "said"),
-    [
-        ("say(run(handle))", "[55]\n"),
-        ("crash(handle)", "the executor was killed by SIGABRT None SIGABRT\n"),
-    ],
-    ids=["execute", "crash"],
+@rows(
+    "last, said",
+    r"""
+execute | say(run(handle)) | `'[55]\n'`
+crash   | crash(handle)    | `'the executor was killed by SIGABRT None SIGABRT\n'`
+""",
 )
 def test_a_generator_may_end_with_the_interpreter(program, last, said):
     script = f"""
@@ -760,21 +769,17 @@ next(generator)
     assert program(script) == (0, said)
 
 
-@pytest.mark.parametrize(
-    ("action", "said"),
-    [
-        ("pass", ""),
-        ("del handle; gc.collect()", ""),
-        ("handle.kill()", ""),
-        ("with handle: pass", ""),
-        ("say(handle.close())", "None\n"),
-        (
-            "try: run(handle)\n    except RuntimeError as error: say(error)",
-            "this handle belongs to the process that made it;"
-            " spawn another executor in this one\n",
-        ),
-    ],
-    ids=["keep", "drop", "kill", "block", "close", "execute"],
+@rows(
+    "action, said",
+    r"""
+keep    | pass                           |
+drop    | del handle; gc.collect()       |
+kill    | handle.kill()                  |
+block   | with handle: pass              |
+close   | say(handle.close())            | `'None\n'`
+execute | `'try: run(handle)\n    except RuntimeError as error: say(error)'`
+  | `'this handle belongs to the process that made it; spawn another executor in this one\n'`
+""",
 )
 def test_a_fork_of_the_program_can_only_let_go(program, action, said):
     """It neither ends the executor nor talks to it, and close does not wait for it."""
@@ -791,15 +796,14 @@ os.waitpid(sibling, 0)
     assert program(script) == (0, f"{said}[55] 0\n")
 
 
-@pytest.mark.parametrize(
-    ("end", "status"),
-    [
-        ("", 0),
-        ("def inner(handle): raise SystemExit(4)\ninner(handle)", 4),
-        ("handle.itself = handle", 0),
-        ("threading.Thread(target=sys.exit).start()", 0),
-    ],
-    ids=["end", "exit", "cycle", "thread"],
+@rows(
+    "end, status",
+    r"""
+end    |                                | 0
+exit   | `'def inner(handle): raise SystemExit(4)\ninner(handle)'` | 4
+cycle  | handle.itself = handle         | 0
+thread | threading.Thread(target=sys.exit).start() | 0
+""",
 )
 def test_a_program_that_ends_without_close_kills_its_executor(program, end, status):
     """This executor would go on for a minute."""

@@ -115,7 +115,9 @@ FAILURES = {
     "init fails oddly": ([odd.init_fails(b"\xa1x")], NO_TDL_ERROR, "version name init"),
     "execute missing": (["-DNO_EXECUTE"], "InvalidLibrary", "version name init"),
 }
-OUR_FAILURES = {"call undefined": (["-DUNDEFINED_CALL"], "InvalidLibrary", "")}
+OUR_FAILURES = """
+call undefined | `['-DUNDEFINED_CALL']` | InvalidLibrary |
+"""
 
 
 @rows("flags, error, called", FAILURES, ours=OUR_FAILURES)
@@ -201,17 +203,17 @@ def test_a_child_forked_while_loading_goes_no_further(
     assert child.finish() == (b"", 0)
 
 
-VERSIONS = {
-    "equal": ((0, 1, 0), True),
-    "greatest patch": ((0, 1, 2**32 - 1), True),
-    "lower minor": ((0, 0, 9), False),
-    "higher minor": ((0, 2, 0), False),
-    "minor of two bytes": ((0, 257, 0), False),
-    "higher major": ((1, 0, 0), False),
-    "major of two bytes": ((256, 1, 0), False),
-    "other major, same minor": ((1, 1, 0), False),
-    "greatest": ((2**32 - 1,) * 3, False),
-}
+VERSIONS = """
+equal                   | `(0, 1, 0)`                    | True
+greatest patch          | `(0, 1, 4294967295)`           | True
+lower minor             | `(0, 0, 9)`                    | False
+higher minor            | `(0, 2, 0)`                    | False
+minor of two bytes      | `(0, 257, 0)`                  | False
+higher major            | `(1, 0, 0)`                    | False
+major of two bytes      | `(256, 1, 0)`                  | False
+other major, same minor | `(1, 1, 0)`                    | False
+greatest                | `(4294967295, 4294967295, 4294967295)` | False
+"""
 
 
 @rows("version, serves", VERSIONS)
@@ -233,12 +235,12 @@ def warnings(child):
     return [line["fields"] for line in lines]
 
 
-WARNED = {
-    "missing": ("missing", "missing"),
-    "no name for a directory": ("..", ".."),
-    "a control character": ("a\x1b\U000e0001", "a\x1b\U000e0001"),
-    "refused": ("odd", "odd"),
-}
+WARNED = r"""
+missing                 | missing             | missing
+no name for a directory | ..                  | ..
+a control character     | `'a\x1b\U000e0001'` | `'a\x1b\U000e0001'`
+refused                 | odd                 | odd
+"""
 
 
 @ours
@@ -409,7 +411,11 @@ def locales(tmp_path_factory):
 
 
 LOCALES = {"8 bits": "de_DE.ISO-8859-1", "EUC": "ja_JP.EUC-JP"}
-OUTSIDE = {"letters": "f\u00fcr", "kanji": "\u65e5\u672c", "emoji": "\U0001f577"}
+OUTSIDE = """
+letters | für
+kanji   | 日本
+emoji   | 🕷
+"""
 
 
 @ours
@@ -484,7 +490,10 @@ def test_links_are_followed_and_need_not_be_utf8(
 # --------------------------------------------------------------- identity, duplicates
 
 
-ORDERS = {"file first": ("odd", "link"), "link first": ("link", "odd")}
+ORDERS = """
+file first | odd  | link
+link first | link | odd
+"""
 
 
 @ours
@@ -784,11 +793,11 @@ int use(void) { return library(); }
 """
 # What the library that a package needs has in place of the result 1, the version of
 # its symbol (the package needs V1), and the cause of the error.
-DEPENDENCIES = {
-    "symbol": ("missing()", "V1", "undefined symbol: missing"),
-    "version": ("1", "V2", "version `V1' not found"),
-    "file": (None, "V1", "liblibrary.so.7: "),
-}
+DEPENDENCIES = """
+symbol  | missing() | V1 | undefined symbol: missing
+version | 1         | V2 | version `V1' not found
+file    | None    | V1 | `'liblibrary.so.7: '`
+"""
 
 
 @pytest.fixture

@@ -169,17 +169,17 @@ def test_both_packages_go_on_after_an_error(spawn, package, task, error):
 
 
 # The lengths of two vectors, and what the text names.
-LENGTHS = {
-    "add": ("add", 12, 7, "12 7"),
-    "sub": ("sub", 12, 7, "12 7"),
-    "dot_product": ("dot_product", 12, 7, "12 7"),
-    "cross_product": ("cross_product", 12, 7, "12 7"),
-}
-OUR_LENGTHS = {
-    "no vector of 3, but 0": ("cross_product", 0, 0, "0 3"),
-    "no vector of 3, but 2": ("cross_product", 2, 2, "2 3"),
-    "no vector of 3, but 4": ("cross_product", 4, 4, "4 3"),
-}
+LENGTHS = """
+add           | add           | 12 | 7 | 12 7
+sub           | sub           | 12 | 7 | 12 7
+dot_product   | dot_product   | 12 | 7 | 12 7
+cross_product | cross_product | 12 | 7 | 12 7
+"""
+OUR_LENGTHS = """
+no vector of 3, but 0 | cross_product | 0 | 0 | 0 3
+no vector of 3, but 2 | cross_product | 2 | 2 | 2 3
+no vector of 3, but 4 | cross_product | 4 | 4 | 4 3
+"""
 
 
 @rows("name, a, b, named", LENGTHS, ours=OUR_LENGTHS)

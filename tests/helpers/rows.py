@@ -5,40 +5,41 @@ rows(arguments, table, ours="", cxx="") the decorator of a test with a table
 """
 
 import ast
+import re
 
 import pytest
 
 from helpers import build
 
-
-def _cell(text):
-    if text.startswith("`"):
-        return ast.literal_eval(text.strip("`"))
-    return text
+LITERAL = re.compile(r"`.*`|-?(?:0|[1-9]\d*)|None|True|False")
 
 
 def lines(text):
-    """Read a table with a row per line: {name: cells}, or {name: cell} if it is one.
+    """Read a table with a row per line: {name: [cell, cell]}. The cells are text.
 
-    A cell is text, or a literal of Python in `backquotes`. An indented line continues
-    the line before.
+    An indented line continues the line before.
     """
     found = {}
     whole = text.strip().replace("\n ", " ")
     for line in whole.splitlines():
-        name, *texts = line.split("|")
-        name = name.strip()
-        cells = [_cell(text.strip()) for text in texts]
+        name, *cells = map(str.strip, line.split("|"))
         assert name not in found, f"expected each name once, found {name} again"
-        found[name] = cells if len(cells) > 1 else cells[0]
+        found[name] = cells
     return found
+
+
+def _value(cell):
+    if LITERAL.fullmatch(cell):
+        return ast.literal_eval(cell.strip("`"))
+    return cell
 
 
 def rows(arguments, table, ours="", cxx=""):
     """Run a test once for each row: rows("size, reply", {"small": (1, b"x")}).
 
-    A table may be the text for `lines`. With one argument, a row is its value. The rows
-    in `ours` hold for this project's executor only, those in `cxx` need a compiler.
+    With one argument, a row is its value. A table may also be text for `lines`. There a
+    cell that is an int, None, a bool, or in `backquotes` is a literal of Python. The
+    rows in `ours` hold for this project's executor only, those in `cxx` need a compiler.
     """
     parts = (
         (table, ()),
@@ -48,8 +49,11 @@ def rows(arguments, table, ours="", cxx=""):
     parameters = []
     for part, marks in parts:
         if isinstance(part, str):
-            part = lines(part)
-        for name, row in part.items():
-            values = row if "," in arguments else [row]
+            read = {name: map(_value, cells) for name, cells in lines(part).items()}
+        elif "," in arguments:
+            read = part
+        else:
+            read = {name: [value] for name, value in part.items()}
+        for name, values in read.items():
             parameters.append(pytest.param(*values, id=name, marks=marks))
     return pytest.mark.parametrize(arguments, parameters)
