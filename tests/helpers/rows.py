@@ -39,7 +39,7 @@ def rows(arguments, table, ours="", cxx=""):
 
     With one argument, a row is its value. A table may also be text for `lines`. There a
     cell that is an int, None, a bool, or in `backquotes` is a literal of Python. The
-    rows in `ours` hold for this project's executor only, those in `cxx` need a compiler.
+    rows in `ours` hold for this project's executor only. Those in `cxx` need C++.
     """
     parts = (
         (table, ()),
