@@ -487,19 +487,21 @@ def test_what_a_task_leaves_does_not_matter_to_the_next(spawn, package_dir, task
 
 
 # Limits, and whether a package can still be loaded.
-LIMITS = [
-    ("CORE", True),
-    ("FSIZE", True),
-    ("MEMLOCK", True),
-    ("NPROC", True),
-    pytest.param("STACK", True, marks=ours),
-    pytest.param("DATA", True, marks=ours),
-    pytest.param("AS", False, marks=ours),
-    pytest.param("NOFILE", False, marks=ours),
-]
+LIMITS = """
+core    | CORE    | True
+file    | FSIZE   | True
+locked  | MEMLOCK | True
+threads | NPROC   | True
+"""
+OUR_LIMITS = """
+stack   | STACK   | True
+data    | DATA    | True
+memory  | AS      | False
+files   | NOFILE  | False
+"""
 
 
-@pytest.mark.parametrize(("name", "can_load"), LIMITS)
+@rows("name, can_load", LIMITS, ours=OUR_LIMITS)
 def test_a_limit_of_0_that_a_task_leaves(spawn, name, can_load):
     child = spawn()
     assert child.serves()

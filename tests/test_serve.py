@@ -323,16 +323,6 @@ def test_what_is_no_tdl_error_is_reported_as_such(spawn, request, task, error, s
 
 
 @ours
-def test_a_crash_while_an_error_is_freed_names_the_task(spawn):
-    child = spawn()
-    child.send(executor.request("buffers", "bad_error"))
-    output, status = child.read_to_end()
-    assert output == b""
-    assert status < 0
-    assert "in buffers::bad_error\n" in child.stderr()
-
-
-@ours
 def test_a_crash_over_an_error_of_init_names_the_package(spawn, add, tmp_path):
     add("odd", "-DINIT=owned(1,(void*)8,100)")
     child = spawn(tmp_path)
