@@ -123,14 +123,14 @@ def test_100_000_pipelined_requests_are_answered_in_order(spawn):
 # ------------------------------------------------------------------------------ pipes
 
 # The task, the size of its inputs, and whether stdin and stdout have grown.
-GROWN = {
-    "small": ("no_such_task", 0, (False, False)),
-    "inputs that fit": ("no_such_task", (64 << 10) - 200, (False, False)),
-    "inputs": ("no_such_task", 100_000, (True, False)),
-    "outputs that fit": ("zeros:65000", 0, (False, False)),
-    "outputs": ("zeros:100000", 0, (False, True)),
-    "both": ("echo", 3_000_000, (True, True)),
-}
+GROWN = """
+small            | no_such_task | 0       | `(False, False)`
+inputs that fit  | no_such_task | 65336   | `(False, False)`
+inputs           | no_such_task | 100000  | `(True, False)`
+outputs that fit | zeros:65000  | 0       | `(False, False)`
+outputs          | zeros:100000 | 0       | `(False, True)`
+both             | echo         | 3000000 | `(True, True)`
+"""
 
 
 @ours
@@ -245,11 +245,11 @@ def test_dev_null_as_stdin_is_a_clean_end(spawn):
 
 # ------------------------------------------------------------------------ descriptors
 
-CLOSED = {
-    "stdin": ("0<&-", "stdin"),
-    "stdout": ("1>&-", "stdout"),
-    "both": ("0<&- 1>&-", "stdin"),
-}
+CLOSED = """
+stdin  | 0<&-      | stdin
+stdout | 1>&-      | stdout
+both   | 0<&- 1>&- | stdin
+"""
 # A library (libffi 3.5 and later) opens a file of its own under that number.
 EARLY_FILE = {"number is free": False, "number is taken": True}
 
@@ -425,14 +425,14 @@ def test_a_task_that_closes_every_descriptor_ends_it(spawn):
 
 
 needs_cxx = build.needs("C++ compiler")
-PRINTS = {
-    "printf": ("descriptors", "print:1", "printed line 0\n"),
-    "printf, no newline": ("descriptors", "print_unflushed", "unflushed"),
-    "write": ("descriptors", "write:1", "written\n"),
-    "iostream": ("cxx", "print:1", "streamed line 0\n"),
-    "iostream, no newline": ("cxx", "print_unflushed", "unflushed"),
-}
-NEEDS_CXX = {"iostream": needs_cxx, "iostream, no newline": needs_cxx}
+PRINTS = r"""
+printf               | descriptors | print:1         | `'printed line 0\n'`
+printf, no newline   | descriptors | print_unflushed | unflushed
+write                | descriptors | write:1         | `'written\n'`
+iostream             | cxx         | print:1         | `'streamed line 0\n'`
+iostream, no newline | cxx         | print_unflushed | unflushed
+"""
+NEEDS_CXX = dict.fromkeys(("iostream", "iostream, no newline"), [needs_cxx])
 
 
 @ours

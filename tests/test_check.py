@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from helpers import build, cli, odd, preload
+from helpers.rows import rows
 
 pytestmark = pytest.mark.ours
 
@@ -99,8 +100,12 @@ def test_a_new_executor_loads_again_what_has_served(stage, end):
     assert verdicts == {"a": "serves", "c": "DuplicatePackage: a", "d": "serves"}
 
 
-@pytest.mark.parametrize(
-    ("given", "found"), [({}, "warn"), ({"RUST_LOG": "info"}, "info")]
+@rows(
+    "given, found",
+    """
+?{}               | `{}`                   | warn
+?{RUST_LOG: info} | `{'RUST_LOG': 'info'}` | info
+""",
 )
 def test_executors_log_warnings_if_nothing_else_is_set(stage, given, found):
     level = '-DINIT=(puts(getenv("RUST_LOG")),number(1))'

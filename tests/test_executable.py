@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 from helpers import build, cli, executor
+from helpers.rows import rows
 
 pytestmark = pytest.mark.ours
 
@@ -119,15 +120,14 @@ def test_the_first_line_may_have_as_many_bytes_as_linux_reads(tmp_path):
     assert "Linux before 5.1 reads 127" in said
 
 
-@pytest.mark.parametrize(
-    ("interpreter", "reason"),
-    [
-        ("python3", "expected an absolute path, found 'python3'"),
-        ("../bin/python3", "expected an absolute path, found '../bin/python3'"),
-        ("/my python/python3", "expected a path without blanks, found '/my python/"),
-        ("/opt/python3\t", "expected a path without blanks, found '/opt/python3\t'"),
-    ],
-    ids=["name", "relative", "blank", "tab"],
+@rows(
+    "interpreter, reason",
+    r"""
+name     | python3            | expected an absolute path, found 'python3'
+relative | ../bin/python3     | expected an absolute path, found '../bin/python3'
+blank    | /my python/python3 | expected a path without blanks, found '/my python/
+tab | `'/opt/python3\t'` | `"expected a path without blanks, found '/opt/python3\t'"`
+""",
 )
 def test_an_interpreter_that_no_first_line_can_have(tmp_path, interpreter, reason):
     status, said = run_make(tmp_path, interpreter)

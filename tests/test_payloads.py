@@ -5,10 +5,13 @@ import pytest
 from protocol import ProtocolError, TruncatedError, pack_values, unpack_values
 
 
-@pytest.mark.parametrize(
+@rows(
     "values",
-    [[], [None, True, -1, 1.5, "é", b"\x01", [1, [2]], {"k": [3]}], ["", b"", [], {}]],
-    ids=["none", "each kind", "empty"],
+    r"""
+none      | `[]`
+each kind | `[None, True, -1, 1.5, 'é', b'\x01', [1, [2]], {'k': [3]}]`
+empty     | `['', b'', [], {}]`
+""",
 )
 def test_values_of_a_payload(values):
     payload = pack_values(*values)

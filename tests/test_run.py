@@ -9,12 +9,13 @@ import time
 
 import pytest
 from helpers import build, cli, odd
+from helpers.rows import lines, rows
 
 import protocol
 
 pytestmark = pytest.mark.ours
 
-TASKS = "integration_test_tasks"
+FIBONACCI = ("integration_test_tasks", "fibonacci", "10")
 
 
 @pytest.fixture
@@ -63,48 +64,54 @@ def success(outputs, elapsed_us=1):
 # ---------------------------------------------------------------- values and outputs
 
 
-@pytest.mark.parametrize(
-    ("arguments", "stdout"),
-    [
-        ([TASKS, "fibonacci", "30"], "[832040]\n"),
-        ([TASKS, "assert_initialized"], "[]\n"),
-        (["buffers", "echo", '["é", 2.5, null]', "{}"], '[["é", 2.5, null], {}]\n'),
-        (["buffers", "echo", "-1", "-1e5"], "[-1, -100000.0]\n"),
-        (["buffers", "echo", "--", "-1"], "[-1]\n"),
-        (["--repeat", "3", "--", "buffers", "echo", "1"], "[1]\n"),
-        (["buffers", "--repeat=3", "echo", "1"], "[1]\n"),
-        (["--commit", TASKS, "assert_outputs_sum_zero", "3", "-3"], "[]\n"),
-    ],
-)
-def test_the_outputs_are_one_line_of_json(run, arguments, stdout):
-    done = run(*arguments)
-    assert (done.status, done.stdout.decode()) == (0, stdout), done.stderr
+# The arguments, without blanks in one, and the outputs.
+LINES = """
+integer        | integration_test_tasks fibonacci 30             | `'[832040]'`
+nothing        | integration_test_tasks assert_initialized       | `'[]'`
+several values | buffers echo ["é",2.5,null] {}          | `'[["é", 2.5, null], {}]'`
+negative       | buffers echo -1 -1e5                            | `'[-1, -100000.0]'`
+after dashes   | buffers echo -- -1                              | `'[-1]'`
+option, dashes | --repeat 3 -- buffers echo 1                    | `'[1]'`
+option, late   | buffers --repeat=3 echo 1                       | `'[1]'`
+commit         | --commit integration_test_tasks assert_outputs_sum_zero 3 -3 | `'[]'`
+"""
+
+
+@rows("arguments, line", LINES)
+def test_the_outputs_are_one_line_of_json(run, arguments, line):
+    done = run(*arguments.split())
+    assert (done.status, done.stdout.decode()) == (0, f"{line}\n"), done.stderr
 
 
 def test_values_are_sent_as_the_msgpack_of_their_json(run):
-    values = {
-        "1": "01",
-        "1.0": "cb3ff0000000000000",
-        "-5": "fb",
-        "-1e3": "cbc08f400000000000",
-        "18446744073709551615": "cfffffffffffffffff",
-        "-9223372036854775808": "d38000000000000000",
-        "-Infinity": "cbfff0000000000000",
-        "NaN": "cb7ff8000000000000",
-        '"é\\n"': "a3c3a90a",
-        "[1, [2.5], []]": "930191cb400400000000000090",
-        '{"k": true}': "81a16bc3",
-        "false": "c2",
-        "null": "c0",
-    }
+    values = lines(r"""
+1                    | 01
+1.0                  | cb 3ff0000000000000
+-5                   | fb
+-1e3                 | cb c08f400000000000
+18446744073709551615 | cf ffffffffffffffff
+-9223372036854775808 | d3 8000000000000000
+-Infinity            | cb fff0000000000000
+NaN                  | cb 7ff8000000000000
+"é\n"                | a3 c3a90a
+[1, [2.5], []]       | 93 01 91 cb4004000000000000 90
+{"k": true}          | 81 a16b c3
+false                | c2
+null                 | c0
+""")
     done = run("--raw", "buffers", "echo", *values)
-    payload = protocol.encode_payload(map(bytes.fromhex, values.values()))
+    items = [bytes.fromhex(data) for (data,) in values.values()]
+    payload = protocol.encode_payload(items)
     assert (done.status, done.stdout) == (0, payload)
 
 
-@pytest.mark.parametrize(
-    "locale", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-)
+LOCALES = {
+    "usual": {},
+    "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@rows("locale", LOCALES)
 def test_values_are_utf8_in_any_locale(run, tmp_path, locale):
     path = tmp_path / "é.json"
     path.write_text('["a", "é"]\n', encoding="utf-8")
@@ -113,35 +120,34 @@ def test_values_are_utf8_in_any_locale(run, tmp_path, locale):
     assert (done.status, done.stdout.decode()) == (0, '["é", ["a", "é"], {"é": 1.5}]\n')
 
 
-TEXT_HINT = """ (a string is written as '"text"', a file as @FILE)"""
-OPTION_HINT = " (options go before PACKAGE)"
+NO_JSON = """expected JSON: .* (a string is written as '"text"', a file as @FILE)"""
+OPTION = "expected JSON: .* (options go before PACKAGE)"
+TOO_MUCH = "no request can carry this: "
+# The complaint, with .* for any text.
+NOT_SENT = {
+    "hello": f"VALUE hello: {NO_JSON}",
+    "[1, x]": f"VALUE [1, x]: {NO_JSON}",
+    "": f"VALUE : {NO_JSON}",
+    "x" * 99999: f"VALUE {'x' * 40}: {NO_JSON}",
+    "[" * 99999: f"VALUE {'[' * 40}: {NO_JSON}",
+    "--timeout": f"VALUE --timeout: {OPTION}",
+    "--help": f"VALUE --help: {OPTION}",
+    "-": f"VALUE -: {NO_JSON}",
+    "@": f"VALUE @: {NO_JSON}",
+    "@/dev/null": f"VALUE @/dev/null: {NO_JSON}",
+    "@/nonexistent": "/nonexistent: No such file or directory",
+    "@/": "/: Is a directory",
+    "[" * 257 + "]" * 257: f"{TOO_MUCH}expected at most 256 .*",
+    "18446744073709551616": f"{TOO_MUCH}.*64 bits.*",
+    '"\\ud800"': f"{TOO_MUCH}.*surrogate.*",
+}
 
 
-@pytest.mark.parametrize(
-    ("value", "complaint"),
-    [
-        ("hello", f"VALUE hello: expected JSON: .*{TEXT_HINT}"),
-        ("[1, x]", f"VALUE [1, x]: expected JSON: .*{TEXT_HINT}"),
-        ("", f"VALUE : expected JSON: .*{TEXT_HINT}"),
-        ("x" * 99999, f"VALUE {'x' * 40}: expected JSON: .*{TEXT_HINT}"),
-        ("[" * 99999, f"VALUE {'[' * 40}: expected JSON: .*{TEXT_HINT}"),
-        ("--timeout", f"VALUE --timeout: expected JSON: .*{OPTION_HINT}"),
-        ("--help", f"VALUE --help: expected JSON: .*{OPTION_HINT}"),
-        ("-", f"VALUE -: expected JSON: .*{TEXT_HINT}"),
-        ("@", f"VALUE @: expected JSON: .*{TEXT_HINT}"),
-        ("@/dev/null", f"VALUE @/dev/null: expected JSON: .*{TEXT_HINT}"),
-        ("@/nonexistent", "/nonexistent: No such file or directory"),
-        ("@/", "/: Is a directory"),
-        ("[" * 257 + "]" * 257, "no request can carry this: expected at most 256 .*"),
-        ("18446744073709551616", "no request can carry this: .*64 bits.*"),
-        ('"\\ud800"', "no request can carry this: .*surrogate.*"),
-    ],
-    ids=lambda text: text[:15],
-)
-def test_a_value_that_cannot_be_sent_is_wrong_usage(run, value, complaint):
+@pytest.mark.parametrize("value", NOT_SENT, ids=lambda text: text[:15])
+def test_a_value_that_cannot_be_sent_is_wrong_usage(run, value):
     done = run("buffers", "echo", "1", value)
     assert (done.status, done.stdout) == (2, b"")
-    pattern = ".*".join(map(re.escape, complaint.split(".*")))
+    pattern = ".*".join(map(re.escape, NOT_SENT[value].split(".*")))
     assert re.fullmatch(pattern, done.complaint), done.complaint
 
 
@@ -174,28 +180,26 @@ def test_a_stdin_that_does_not_block_is_read_to_its_end(run):
     assert (done.status, done.stdout) == (0, b"[[1]]\n")
 
 
-NAN, DEEP = float("nan"), b"\x91" * 255 + b"\x01"
+NAN = float("nan")
+pack = protocol.pack_values
+KEYS = pack({1: "a", 2.5: "b", None: b"\x00\xff"})
+DEEP = b"\x91" * 255 + b"\x01"
+# The outputs, and what is printed.
+OUTPUTS = {
+    "keys": (KEYS, b'[{"1": "a", "2.5": "b", "null": [0, 255]}]\n'),
+    "bytes": (pack(b"", [b"\x01"]), b"[[], [[1]]]\n"),
+    "deep": (protocol.encode_payload([DEEP]), b"[" * 256 + b"1" + b"]" * 256 + b"\n"),
+    "nan": (pack(NAN), b""),
+    "infinity": (pack([-float("inf")]), b""),
+    "nan as key": (pack({NAN: 1}), b""),
+    "bytes as key": (pack({b"k": 1}), b""),
+    "empty": (b"", b""),
+    "cut": (b"\2\0\0\0\1", b""),
+    "no payload": (bytes(range(256)) * 4000, b""),
+}
 
 
-@pytest.mark.parametrize(
-    ("outputs", "stdout"),
-    [
-        (
-            protocol.pack_values({1: "a", 2.5: "b", None: b"\x00\xff"}),
-            b'[{"1": "a", "2.5": "b", "null": [0, 255]}]\n',
-        ),
-        (protocol.pack_values(b"", [b"\x01"]), b"[[], [[1]]]\n"),
-        (protocol.encode_payload([DEEP]), b"[" * 256 + b"1" + b"]" * 256 + b"\n"),
-        (protocol.pack_values(NAN), b""),
-        (protocol.pack_values([-float("inf")]), b""),
-        (protocol.pack_values({NAN: 1}), b""),
-        (protocol.pack_values({b"k": 1}), b""),
-        (b"", b""),
-        (b"\2\0\0\0\1", b""),
-        (bytes(range(256)) * 4000, b""),
-    ],
-    ids=["keys", "bytes", "deep", "nan", "inf", "nan key", "key", "empty", "cut", "x"],
-)
+@rows("outputs, stdout", OUTPUTS)
 def test_outputs_that_json_lacks_are_for_raw(run, replies, outputs, stdout):
     other = replies(success(outputs))
     done = run("--executor", other, "p", "t")
@@ -223,14 +227,15 @@ def test_a_task_has_the_environment_of_the_command(run):
 # --------------------------------------------------------------------------- failures
 
 
-@pytest.mark.parametrize(
-    ("package", "task", "text"),
-    [
-        (TASKS, "always_fail", "TaskError: ExecutionError: always_fail: intentional"),
-        (TASKS, "fibonaci", "TaskError: TaskNotFound: fibonaci"),
-        ("none", "t", "InvalidLibrary: "),
-        ("..", "t", "InvalidLibrary: "),
-    ],
+@rows(
+    "package, task, text",
+    """
+failure    | integration_test_tasks | always_fail
+  | TaskError: ExecutionError: always_fail: intentional
+no task    | integration_test_tasks | fibonaci | TaskError: TaskNotFound: fibonaci
+no package | none | t | `"InvalidLibrary: "`
+no name    | ..   | t | `"InvalidLibrary: "`
+""",
 )
 def test_a_failed_task_is_shown_in_its_own_words(run, package, task, text):
     done = run(package, task)
@@ -247,21 +252,19 @@ def test_a_directory_need_not_be_listed(run, build_package, tmp_path):
     assert done[:2] == (0, b"[1]\n")
 
 
-@pytest.mark.parametrize(
-    "shell", [cli.EXEC, cli.WITHOUT_SIGCHLD], ids=["plain", "without SIGCHLD"]
-)
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["exiting", "_exit:7"], "exit code 7"),
-        (["exiting", "_exit:0"], "exit code 0"),
-        (["crashing", "raise:6"], "SIGABRT"),
-        (["--timeout", "0.5", "crashing", "hang"], "killed"),
-    ],
+@rows("shell", {"plain": cli.EXEC, "without SIGCHLD": cli.WITHOUT_SIGCHLD})
+@rows(
+    "arguments, text",
+    """
+exit 7 | exiting _exit:7  | exit code 7
+exit 0 | exiting _exit:0  | exit code 0
+crash  | crashing raise:6 | SIGABRT
+hang   | --timeout 0.5 crashing hang | killed
+""",
 )
 def test_no_reply_is_told_from_a_failure(run, arguments, text, shell):
     """SIGCHLD is ignored by some parents. Then the system keeps no exit status."""
-    done = run(*arguments, shell=shell)
+    done = run(*arguments.split(), shell=shell)
     assert (done.status, done.stdout) == (3, b"")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("spider-task-executor: run: no reply: ")
@@ -288,13 +291,13 @@ def test_repeat_asks_one_executor(run):
     assert 2000 <= int(minimum) <= int(median)
 
 
-@pytest.mark.parametrize(
-    ("elapsed", "text"),
-    [
-        ([7], "elapsed: 7 µs"),
-        ([9, 2, 70, 3, 5], "elapsed_us: minimum 2 µs, median 5 µs"),
-        ([8, 70, 5, 2], "elapsed_us: minimum 2 µs, median 5 µs"),
-    ],
+@rows(
+    "elapsed, text",
+    """
+one  | `[7]`              | elapsed: 7 µs
+odd  | `[9, 2, 70, 3, 5]` | elapsed_us: minimum 2 µs, median 5 µs
+even | `[8, 70, 5, 2]`    | elapsed_us: minimum 2 µs, median 5 µs
+""",
 )
 def test_repeat_shows_minimum_median_and_the_last_outputs(run, replies, elapsed, text):
     results = [success(protocol.pack_values(time), time) for time in elapsed]
@@ -312,35 +315,35 @@ def test_another_executor_is_started_without_arguments(run, other, tmp_path):
     path = other(f"#!/bin/sh\necho $# > {tmp_path}/started\nexec {command}\n")
     shell = f'cd {tmp_path} && exec "$@"'
     for name in (path, "executor"):
-        done = run("--executor", name, TASKS, "fibonacci", "10", shell=shell)
+        done = run("--executor", name, *FIBONACCI, shell=shell)
         assert done[:2] == (0, b"[55]\n")
         assert (tmp_path / "started").read_text() == "0\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "mode", "status", "complaint"),
-    [
-        ("#!/bin/sh\nexit 9\n", 0o755, 3, "exit code 9$"),
-        ("#!/bin/sh\necho not a frame\n", 0o755, 3, "expected a frame body of at most"),
-        ("#!/bin/sh\nprintf '\\0\\0\\0\\4\\0\\0\\0\\7'\n", 0o755, 3, "expected"),
-        ("#!/bin/sh\n", 0o644, 2, "executor: Permission denied$"),
-        ("not a program\n", 0o755, 2, "executor: Exec format error$"),
-        ("#!/nonexistent/python\n", 0o755, 2, "executor: the interpreter in its first"),
-    ],
+@rows(
+    "mode, text, status, complaint",
+    r"""
+end       | `0o755` | `"#!/bin/sh\nexit 9"`   | 3 | exit code 9$
+no frame  | `0o755` | `"#!/bin/sh\necho not a frame"` | 3 | expected a frame body of at
+no tag    | `0o755` | `"#!/bin/sh\nprintf '\\0\\0\\0\\4\\0\\0\\0\\7'"` | 3 | expected
+mode      | `0o644` | #!/bin/sh             | 2 | executor: Permission denied$
+text      | `0o755` | not a program         | 2 | executor: Exec format error$
+no python | `0o755` | #!/nonexistent/python | 2 | executor: the interpreter in its first
+""",
 )
 def test_an_executor_that_does_not_serve(run, other, text, mode, status, complaint):
-    done = run("--executor", other(text, mode), TASKS, "fibonacci", "10")
+    done = run("--executor", other(f"{text}\n", mode), *FIBONACCI)
     assert (done.status, done.stdout) == (status, b"")
     assert re.search(complaint, done.complaint), done.complaint
 
 
 def test_an_executor_that_does_not_exist_is_named(run):
-    done = run("--executor", "/nonexistent", TASKS, "fibonacci", "10")
+    done = run("--executor", "/nonexistent", *FIBONACCI)
     text = "/nonexistent: No such file or directory"
     assert (done.status, done.complaint) == (2, text)
 
 
 def test_a_lack_of_descriptors_is_not_blamed_on_stdout(run):
-    done = run(TASKS, "fibonacci", "10", shell='ulimit -n 6; exec "$@"')
+    done = run(*FIBONACCI, shell='ulimit -n 6; exec "$@"')
     text = f"executor: cannot be started: {os.strerror(errno.EMFILE)}"
     assert (done.status, done.complaint) == (1, text)

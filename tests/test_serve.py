@@ -56,7 +56,10 @@ def test_each_request_calls_the_task_that_it_names(spawn, add, tmp_path):
 
 
 # How many tasks, how long their names are, and the memory that the executor gets.
-MANY_TASKS = {"short names": (60_000, 10, 20), "long names": (3_000, 8_000, 6)}
+MANY_TASKS = """
+short names | 60000 | 10   | 20
+long names  | 3000  | 8000 | 6
+"""
 
 
 @rows("count, size, mebibytes", MANY_TASKS)
@@ -129,7 +132,10 @@ def timed(child, *frames):
     return elapsed, (time.perf_counter_ns() - started) / 1000
 
 
-SLEEPS = {"a success": ("process", "sleep"), "an error": ("buffers", "sleep_and_fail")}
+SLEEPS = """
+a success | process | sleep
+an error  | buffers | sleep_and_fail
+"""
 
 
 @rows("package, task", SLEEPS)
@@ -142,11 +148,11 @@ def test_elapsed_us_is_the_time_of_the_call_alone(spawn, package, task):
     assert sum(elapsed) <= round_trip
 
 
-SLOW = {
-    "constructor": "-DCONSTRUCTOR=usleep(50000)",
-    "init": "-DINIT=(usleep(50000),number(0))",
-    "failing init": '-DINIT=(usleep(50000),failure("Custom",""))',
-}
+SLOW = """
+constructor  | -DCONSTRUCTOR=usleep(50000)
+init         | -DINIT=(usleep(50000),number(0))
+failing init | -DINIT=(usleep(50000),failure("Custom",""))
+"""
 
 
 @rows("flag", SLOW)
@@ -160,12 +166,12 @@ def test_elapsed_us_covers_the_loading_of_a_package(spawn, add, tmp_path, flag):
 
 
 # The nanoseconds between two looks at the clock, and what is sent.
-STEPS = {
-    "rounded down": (499, 0),
-    "rounded up": (500, 1),
-    "rounded down to 1": (1499, 1),
-    "back": (-1_000_000_000, 0),
-}
+STEPS = """
+rounded down      | 499         | 0
+rounded up        | 500         | 1
+rounded down to 1 | 1499        | 1
+back              | -1000000000 | 0
+"""
 
 
 @ours
@@ -293,10 +299,10 @@ NO_TDL_ERRORS = {
     "not UTF-8": ("echo_error:1", b"\x81\xa6Custom\xa2\xff\xfe", 11),
     "two entries": ("echo_error:1", TWO_ENTRIES, len(TWO_ENTRIES)),
 }
-OUR_NO_TDL_ERRORS = {
-    "NULL with length": ("null_error_with_length:5", b"", 0),
-    "without end": ("endless_outputs:1", b"", 0),
-}
+OUR_NO_TDL_ERRORS = """
+NULL with length | null_error_with_length:5 | `b''` | 0
+without end      | endless_outputs:1        | `b''` | 0
+"""
 
 
 @rows("task, error, size", NO_TDL_ERRORS, ours=OUR_NO_TDL_ERRORS)
@@ -314,16 +320,6 @@ def test_what_is_no_tdl_error_is_reported_as_such(spawn, request, task, error, s
 
 
 # ---------------------------------------------------------------------- crash reports
-
-
-@ours
-def test_a_crash_while_an_error_is_freed_names_the_task(spawn):
-    child = spawn()
-    child.send(executor.request("buffers", "bad_error"))
-    output, status = child.read_to_end()
-    assert output == b""
-    assert status < 0
-    assert "in buffers::bad_error\n" in child.stderr()
 
 
 @ours
