@@ -1452,7 +1452,7 @@ size_t spider__read_variant(spider_reader *in, const char *names, uint64_t conte
         bool is_text = head->type != SPIDER_TYPE_UNSIGNED;
         spider__reject_variant(in, names, is_text ? "the name %.*s" : NULL, (int)head->size,
                                (const char *)head->body);
-    } else if (!is_map && known && has_content) {
+    } else if (has_content && !is_map) {
         spider__reject_variant(in, names, "%.*s without its content", (int)name.size, name.data);
     } else if (known ? has_content : is_map && in->position < in->end && *in->position != 0xc0) {
         in->level->names = name.data; /* in errors, in place of a key and a value */
