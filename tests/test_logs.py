@@ -10,8 +10,10 @@ import socket
 import time
 
 import pytest
-from helpers import build, executor, odd, process
+import vectors
+from helpers import build, executor, process
 from helpers.executor import request
+from helpers.rows import lines, rows
 
 from protocol import TaskContext
 
@@ -23,103 +25,83 @@ EXITS = "Executor exits."
 
 # ---------------------------------------------------------------------------- RUST_LOG
 
-OFF, ERROR, WARN, INFO, DEBUG, TRACE = range(6)
-
-# Values of RUST_LOG, and the level that they give this program.
-FILTERS = {
-    "off": OFF,
-    "error": ERROR,
-    "warn": WARN,
-    "wArN": WARN,
-    "info": INFO,
-    "3": INFO,
-    ",info,,": INFO,
-    "debug": DEBUG,
-    "4": DEBUG,
-    "5": TRACE,
-    # A target alone is TRACE. It matches as a prefix.
-    "spider": TRACE,
-    "s=info": INFO,
-    "tokio=trace,hyper=debug,warn": WARN,
-    "info,xspider=off": INFO,
-    "info,spider-task=off": INFO,
-    "info,spider_task_executor_x=off": INFO,
-    "info,spider_task_executor::serve=off": INFO,
-    # The longest match wins.
-    "info,spider=off": OFF,
-    "spider=off,info": OFF,
-    "trace,spider_task_executor=error,spider_task=trace": ERROR,
-    "spider=off,spider_task_executor=info": INFO,
-    "spider_task_executor=info,spider=off": INFO,
-    "off,spider_task=info,spider=warn": INFO,
-    # Among equals, the last.
-    "info,off": OFF,
-    "off,info": INFO,
-    "spider=info,spider=error": ERROR,
-}
-# Spider's executor takes these in another way.
-OWN_FILTERS = {
-    None: ERROR,
-    "": ERROR,
-    ",": ERROR,
-    "other-target": ERROR,
-    " info ": INFO,
-    "  spider = info , tokio = trace ": INFO,
-    "off, info": INFO,
-    "warn , spider_task_executor = debug": DEBUG,
-    # Spans are for Rust packages, which read the same variable.
-    "[task{job_id=1}]=debug": ERROR,
-    "task{job_id=1}=debug": ERROR,
-    "[task]": ERROR,
-    "spider_task_executor[task]=trace": ERROR,
-    "info,spider[{job_id}]=off": INFO,
-}
-# Directives that cannot be parsed.
-UNREADABLE = [
-    "verbose=",
-    "=info",
-    "=",
-    "spider=loud",
-    "spider=6",
-    "spider=-1",
-    "x=y=z",
-    '"\\"',
-    "a b",
-    "\udcff\udcfe=info",
+# What is logged at each level if there is no package directory and rubbish follows a
+# request, and values of RUST_LOG that give this program that level. A target alone is
+# TRACE, and it matches as a prefix. The longest match wins; among equals, the last.
+LEVELS = """
+OFF   |                   | off info,spider=off spider=off,info info,off
+ERROR | ERROR             | error spider=info,spider=error
+  trace,spider_task_executor=error,spider_task=trace
+WARN  | WARN WARN ERROR   | warn wArN tokio=trace,hyper=debug,warn
+INFO  | INFO WARN WARN ERROR | info 3 ,info,, s=info info,xspider=off
+  info,spider-task=off info,spider_task_executor_x=off
+  info,spider_task_executor::serve=off spider=off,spider_task_executor=info
+  spider_task_executor=info,spider=off off,spider_task=info,spider=warn off,info
+DEBUG | INFO WARN DEBUG WARN DEBUG ERROR | debug 4 5 spider
+"""
+LIFE = {level: life.split() for level, (life, _) in lines(LEVELS).items()}
+FILTERS = [
+    (value, level)
+    for level, (_, values) in lines(LEVELS).items()
+    for value in values.split()
 ]
+# Spider's executor takes these in another way. Spans are for Rust packages, which read
+# the same variable.
+OWN_FILTERS = {
+    None: "ERROR",
+    "": "ERROR",
+    ",": "ERROR",
+    "other-target": "ERROR",
+    " info ": "INFO",
+    "  spider = info , tokio = trace ": "INFO",
+    "off, info": "INFO",
+    "warn , spider_task_executor = debug": "DEBUG",
+    "[task{job_id=1}]=debug": "ERROR",
+    "task{job_id=1}=debug": "ERROR",
+    "[task]": "ERROR",
+    "spider_task_executor[task]=trace": "ERROR",
+    "info,spider[{job_id}]=off": "INFO",
+}
 
 
-@pytest.mark.parametrize(("text", "level"), FILTERS.items())
+HIDDEN = ("DEBUG", "TRACE")
+
+
+@pytest.mark.parametrize(("text", "level"), FILTERS)
 def test_rust_log_sets_the_level(spawn, text, level):
     child = spawn(env={"RUST_LOG": text})
     assert child.finish() == (b"", 0)
-    shown = ("INFO", "WARN", "ERROR")
-    lines = [line for line in child.log_lines() if line["level"] in shown]
-    messages = [line["fields"]["message"] for line in lines]
-    assert messages == ([STARTS, EXITS] if level >= INFO else [])
-
-
-# What is logged if there is no package directory and rubbish follows a request.
-LIFE = {
-    OFF: "",
-    ERROR: "ERROR",
-    WARN: "WARN WARN ERROR",
-    INFO: "INFO WARN WARN ERROR",
-    DEBUG: "INFO WARN DEBUG WARN DEBUG ERROR",
-    TRACE: "INFO WARN DEBUG WARN DEBUG ERROR",
-}
+    shown = [line for line in child.log_lines() if line["level"] not in HIDDEN]
+    messages = [line["fields"]["message"] for line in shown]
+    assert messages == ([STARTS, EXITS] if "INFO" in LIFE[level] else [])
 
 
 @ours
-@pytest.mark.parametrize(("text", "level"), {**FILTERS, **OWN_FILTERS}.items())
+@pytest.mark.parametrize(("text", "level"), [*FILTERS, *OWN_FILTERS.items()])
 def test_each_level_has_its_lines(spawn, tmp_path, text, level):
     child = spawn(tmp_path / "none", env={"RUST_LOG": text})
     assert child.finish(request("none", "task") + bytes(4))[1] == 1
-    assert [line["level"] for line in child.log_lines()] == LIFE[level].split()
+    assert [line["level"] for line in child.log_lines()] == LIFE[level]
+
+
+# Directives that cannot be parsed.
+UNREADABLE = """
+verbose  | verbose=
+no name  | =info
+neither  | =
+no level | spider=loud
+6        | spider=6
+-1       | spider=-1
+two of = | x=y=z
+quoted   | "\\"
+blank    | a b
+no UTF-8 | \udcff\udcfe=info
+"""
+DIRECTIVES = [text for (text,) in lines(UNREADABLE).values()]
 
 
 @ours
-@pytest.mark.parametrize("text", [*UNREADABLE, ",".join(UNREADABLE)])
+@rows("text", UNREADABLE, ours={"all": ",".join(DIRECTIVES)})
 def test_an_unreadable_directive_is_a_warning_at_each_level(spawn, text):
     child = spawn(env={"RUST_LOG": f"off,{text}"})
     assert child.finish() == (b"", 0)
@@ -133,70 +115,55 @@ IDS = {"job_id": 7, "task_id": 3, "task_instance_id": 12}
 CONTEXT = TaskContext(**IDS).encode()
 
 # The context, and the ids in the lines.
+COMMIT = TaskContext(1, "Commit", 2).encode()
+COMMIT_IDS = {"job_id": 1, "task_id": "Commit", "task_instance_id": 2}
+WIDEST = """
+dd 00000005 cf 0000000000000007 df 00000001 db 00000005 'Index' cf 0000000000000003
+cf 000000000000000c cf 0000000000000000 c0
+"""
+LARGEST = TaskContext(*[2**64 - 1] * 4).encode()
 CONTEXTS = {
     "index": (CONTEXT, IDS),
-    "commit": (
-        TaskContext(1, "Commit", 2).encode(),
-        {"job_id": 1, "task_id": "Commit", "task_instance_id": 2},
-    ),
+    "commit": (COMMIT, COMMIT_IDS),
     "cleanup": (
         TaskContext(1, "Cleanup", 2).encode(),
-        {"job_id": 1, "task_id": "Cleanup", "task_instance_id": 2},
+        {**COMMIT_IDS, "task_id": "Cleanup"},
     ),
-    "largest ids": (
-        TaskContext(*[2**64 - 1] * 4).encode(),
-        dict.fromkeys(IDS, 2**64 - 1),
-    ),
-    "widest forms": (
-        bytes.fromhex(
-            "dd00000005 cf0000000000000007"
-            "df00000001 db00000005 496e646578 cf0000000000000003"
-            "cf000000000000000c cf0000000000000000 c0"
-        ),
-        IDS,
-    ),
+    "largest ids": (LARGEST, dict.fromkeys(IDS, 2**64 - 1)),
+    "widest forms": (vectors.hexed(WIDEST), IDS),
+    # Its last field is an array of 8,000,000 zeros.
     "largest commit": (
-        # Its last field is an array of 8,000,000 zeros.
-        TaskContext(1, "Commit", 2).encode()[:-1]
-        + bytes.fromhex("dd007a1200")
-        + bytes(8_000_000),
-        {"job_id": 1, "task_id": "Commit", "task_instance_id": 2},
+        COMMIT[:-1] + vectors.hexed("dd007a1200 00*8000000"),
+        COMMIT_IDS,
     ),
     "the ids alone": (CONTEXT[:11], IDS),
     "cut in the ids": (CONTEXT[:10], {}),
     "empty": (b"", {}),
-    "nil": (b"\xc0", {}),
     "reserved": (b"\xc1", {}),
     "array of 4": (b"\x94" + CONTEXT[1:], {}),
     "negative job": (b"\x95\xff" + CONTEXT[2:], {}),
     "unknown kind of task": (b"\x95\x07\xa5Other" + CONTEXT[10:], {}),
 }
+CASES = {name: ("odd::inputs", "success", *row) for name, row in CONTEXTS.items()}
 
 
 # The other tasks, and their outcome.
-OUTCOMES = [
-    ("buffers::zeros:8000000", "success"),
-    ("buffers::empty_null", "success"),
-    ("buffers::no_such_task", "TaskError"),
-    ("buffers::zeros:9000000", "TaskError"),
-    ("buffers::error_of_size:8000000", "TaskError"),
-    ("buffers::error_of_size:9000000", "TaskError"),
-    ("buffers::empty_error_null", "ErrorPayloadDeserializationFailure"),
-    ("none::task", "InvalidLibrary"),
-]
+OUTCOMES = """
+buffers::zeros:8000000         | success
+buffers::empty_null            | success
+buffers::no_such_task          | TaskError
+buffers::zeros:9000000         | TaskError
+buffers::error_of_size:8000000 | TaskError
+buffers::error_of_size:9000000 | TaskError
+buffers::empty_error_null      | ErrorPayloadDeserializationFailure
+none::task                     | InvalidLibrary
+"""
+for name, (outcome,) in lines(OUTCOMES).items():
+    CASES[name] = (name, outcome, CONTEXT, IDS)
 
 
 @ours
-@pytest.mark.parametrize(
-    ("task", "outcome", "context", "ids"),
-    [
-        *(
-            pytest.param("odd::inputs", "success", *row, id=name)
-            for name, row in CONTEXTS.items()
-        ),
-        *(pytest.param(*row, CONTEXT, IDS, id=row[0]) for row in OUTCOMES),
-    ],
-)
+@rows("task, outcome, context, ids", CASES)
 def test_lines_name_the_task_and_tell_its_outcome(spawn, task, outcome, context, ids):
     child = spawn(env={"RUST_LOG": "debug"})
     child.send(executor.raw_request(*task.split("::"), b"outputs", context))
@@ -238,23 +205,6 @@ def test_a_response_that_nobody_reads_names_its_task(spawn):
     assert error.pop("err", "[Errno 32] Broken pipe") == "[Errno 32] Broken pipe"
     assert error == {"task": "odd::answer", **IDS}
     assert "Task ended." not in child.stderr()
-
-
-@ours
-def test_odd_packages_are_warnings(spawn, build_package, tmp_path):
-    build.stage(tmp_path, "alias", odd.build(build_package))
-    child = spawn(tmp_path, env={"RUST_LOG": "warn"})
-    error = child.call("none", "task")
-    for name in ("none", "alias", "alias"):
-        child.call(name, "answer")
-    failed = {"message": "A package cannot be loaded.", "package": "none"}
-    other = {"message": "A package declares another name.", "package": "alias"}
-    assert [line["fields"] for line in child.log_lines()] == [
-        {**failed, "err": str(error)},
-        {**failed, "err": str(error)},
-        {**other, "declared": "odd"},
-    ]
-    assert {line["level"] for line in child.log_lines()} == {"WARN"}
 
 
 # ------------------------------------------------------------------------------- lines
@@ -309,15 +259,14 @@ NAMES = {
     "quotes": 'quote"backslash\\',
     "whitespace": "line\nfeed\r\ttab",
     "printable": "é 日本 🕷",
-    "control": "\x01\x1f\x7f",
+    "control": "\x00\x01\x1f\x7f",
     "separators": "\u2028\x85\u202e\u2066",
-    "NUL": "\x00",
     "beyond 16 bits": "\U000e0001",
 }
 
 
 @ours
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@rows("name", NAMES)
 def test_text_from_outside_is_escaped(spawn, name):
     """Even if there is no descriptor with which a codec could be imported."""
     child = spawn(env={"RUST_LOG": "debug"})
