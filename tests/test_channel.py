@@ -13,7 +13,7 @@ import termios
 import tty
 
 import pytest
-from helpers import build, executor, preload, process
+from helpers import executor, preload, process
 from helpers.executor import request
 from helpers.rows import rows
 
@@ -424,19 +424,19 @@ def test_a_task_that_closes_every_descriptor_ends_it(spawn):
     assert child.errors()  # through fd 2
 
 
-needs_cxx = build.needs("C++ compiler")
 PRINTS = r"""
 printf               | descriptors | print:1         | `'printed line 0\n'`
 printf, no newline   | descriptors | print_unflushed | unflushed
 write                | descriptors | write:1         | `'written\n'`
+"""
+CXX_PRINTS = r"""
 iostream             | cxx         | print:1         | `'streamed line 0\n'`
 iostream, no newline | cxx         | print_unflushed | unflushed
 """
-NEEDS_CXX = dict.fromkeys(("iostream", "iostream, no newline"), [needs_cxx])
 
 
 @ours
-@rows("package, task, text", PRINTS, marks=NEEDS_CXX)
+@rows("package, task, text", PRINTS, cxx=CXX_PRINTS)
 def test_prints_are_in_stderr_before_the_reply(spawn, package, task, text):
     child = spawn()
     assert child.call(package, task) in ([1], [0])

@@ -131,7 +131,7 @@ def test_execute_returns_the_outputs(handle, timeout):
 
 
 FAILURES = """
-failure | integration_test_tasks | always_fail | TaskError | ExecutionError: always_fail:
+failure | integration_test_tasks | always_fail | TaskError | ExecutionError: always_fail
 custom     | complex | complex::always_fail       | TaskError | Custom:
 no package | nowhere | t                          | InvalidLibrary |
 """

@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+from helpers.rows import rows
 
 import protocol
 from protocol import (

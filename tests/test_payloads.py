@@ -1,6 +1,7 @@
 """Payloads of Python values."""
 
 import pytest
+from helpers.rows import rows
 
 from protocol import ProtocolError, TruncatedError, pack_values, unpack_values
 
