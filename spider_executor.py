@@ -59,7 +59,7 @@ from protocol import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from typing import Any, Iterator, NoReturn, Sequence
+    from typing import Any, Iterator, NoReturn
 
 __all__ = [
     "ExecutorCrash",
@@ -789,10 +789,11 @@ def _check_elf(path: bytes) -> None:
 
 
 # Some managers show people only the first 500 characters of an error. A text of more
-# than _ERROR_TEXT_MAX bytes is put together from _CAUSE_PART bytes of each end of the
-# cause and the last _PATH_END bytes of the path.
+# than _ERROR_TEXT_MAX bytes is put together from both ends of the cause and the end of
+# the path. The cause can begin with the path of a dependency, and end with a reason.
 _ERROR_TEXT_MAX = 450
-_CAUSE_PART = 125
+_CAUSE_START = 200
+_CAUSE_END = 50
 _PATH_END = 190
 
 
@@ -811,9 +812,9 @@ def _with_path(problem: str, path: bytes) -> str:
     if len(text.encode()) <= _ERROR_TEXT_MAX:
         return text
     cause = problem.replace(f"{shown}: ", "").replace(shown, "this library").encode()
-    if len(cause) > 2 * _CAUSE_PART:
+    if len(cause) > _CAUSE_START + _CAUSE_END:
         # The middle is the name of a symbol, or the path of another library.
-        cause = cause[:_CAUSE_PART] + b"..." + cause[-_CAUSE_PART:]
+        cause = cause[:_CAUSE_START] + b"..." + cause[-_CAUSE_END:]
     short = cause + b": ..." + shown.encode()[-_PATH_END:]
     return short.decode("utf-8", "ignore")
 
@@ -1117,11 +1118,11 @@ class ExecutorHandle:
     def __init__(
         self,
         package_dir: Any,
-        command: Sequence[str] | None = None,
+        command: Any = None,
         env: Any = None,
         stderr: Any = None,
     ) -> None:
-        """Spawn `command` (default: this program) with the environment `env`.
+        """Spawn `command` (str in a sequence; default: this program) with `env`.
 
         The default of `env` is the environment of this process. `stderr` is as in
         subprocess.Popen. With PIPE, read `self.stderr`, or an executor that logs much
@@ -1204,7 +1205,7 @@ class ExecutorHandle:
         finally:
             self._release()
 
-    def close(self, timeout: float | None = _END_TIMEOUT) -> int | None:
+    def close(self, timeout: float | None = _END_TIMEOUT) -> Any:
         """End the executor, and kill it if it takes more than `timeout` seconds.
 
         Returns its exit code, or minus the number of the signal that ended it, or None
@@ -1232,8 +1233,8 @@ class ExecutorHandle:
         A thread that is in `execute` gets ExecutorCrash.
         """
         self._kill_process()
-        # If a thread is in `execute`, that one closes the pipes.
-        if self._lock.acquire(False):
+        # If a thread is in `execute`, that one closes the pipes. A fork has no thread.
+        if self._lock.acquire(False) or os.getpid() != self._owner:
             self._release()
 
     def __enter__(self) -> ExecutorHandle:
@@ -1306,11 +1307,11 @@ class ExecutorHandle:
             # The executor stopped reading. It may reply all the same.
             return data[:0]
 
-    def _status(self) -> int | None:
+    def _status(self) -> Any:
         """Return the exit status, or None if the system has not kept it."""
         if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
             return None
-        return int(self._process.returncode)
+        return self._process.returncode
 
     def _wait(self, deadline: float) -> None:
         """Wait until the process has ended, at most until the deadline."""
@@ -1414,10 +1415,11 @@ one name: the first one serves, and the second one fails.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Any = None) -> int:
     """Serve if there are no arguments, otherwise run a command. Return an exit code.
 
-    The default is the arguments of the process.
+    `arguments` is a sequence of str; the default is that of the process. Call this on
+    the main thread: a command sets the action for SIGCHLD.
     """
     if arguments is None:
         arguments = sys.argv[1:]
@@ -1689,7 +1691,8 @@ def _package_names(package_dir: str) -> list[str]:
             # Count it as a package: the executor says why it cannot be read.
             files = ["lib.so"]
         if fnmatch.filter(files, "lib*.so"):
-            names.append(name)
+            # Names are UTF-8, whatever the locale is.
+            names.append(_show(os.fsencode(name)))
         else:
             others.append(name)
     if others:
