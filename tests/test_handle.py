@@ -754,6 +754,33 @@ os.waitpid(sibling, 0)
     assert program(script) == (0, f"{said}[55] 0\n")
 
 
+def test_a_fork_beside_a_busy_thread_lets_go(program):
+    script = """
+import time, warnings
+warnings.simplefilter("ignore")  # CPython warns of forks in programs with threads.
+def hang():
+    try:
+        run(handle, "crashing", "hang")
+    except ExecutorCrash:
+        say("crash")
+def count():
+    return len(os.listdir("/proc/self/fd"))
+handle = make()
+thread = threading.Thread(target=hang)
+thread.start()
+time.sleep(0.3)
+if not (sibling := os.fork()):
+    before = count()
+    handle.close()
+    say(before - count())
+    os._exit(0)
+os.waitpid(sibling, 0)
+handle.kill()
+thread.join()
+"""
+    assert program(script) == (0, "2\ncrash\n")
+
+
 @rows(
     "end, status",
     r"""

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 import vectors
-from helpers import build, elf, odd, preload, process
+from helpers import build, cli, elf, odd, preload, process
 from helpers.rows import rows
 
 from protocol import ExecutorError, TdlError
@@ -410,6 +410,8 @@ def test_errors_do_not_depend_on_the_locale(
         assert name in expected.content
     add(name, odd.declares(name))
     assert child.call(name, "answer") == [1]
+    checked = cli.call("check", "--package-dir", packages, **env).stdout.decode()
+    assert f"{name}    serves\n" in checked
 
 
 # ---------------------------------------------------------------------- the directory
