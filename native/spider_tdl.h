@@ -843,15 +843,14 @@ void *spider_alloc(spider_task *task, size_t count, size_t size) {
 
 /* Takes the next of the names in "one, two, three". False after the last. What stands in
  * parentheses is a note. */
-static bool spider__next_name(const char **names, spider_string *name) {
+SPIDER__INLINE bool spider__next_name(const char **names, spider_string *name) {
     const char *at = *names;
     if (*at == '(') {
-        at += strcspn(at, ")");
-        at += *at == ')';
+        while (*at != '\0' && *at++ != ')') {}
     }
     while (*at == ' ' || *at == ',') at++;
     name->data = at;
-    while (*at != '\0' && *at != ' ' && *at != ',' && *at != '(') at++;
+    while ((uint8_t)*at > ',' || (*at != '\0' && *at != ' ' && *at != ',' && *at != '(')) at++;
     name->size = (size_t)(at - name->data);
     *names = at;
     return name->size > 0;

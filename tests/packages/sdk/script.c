@@ -95,7 +95,7 @@ static bool read_next(spider_task *task, spider_reader *in, const char *name, ch
     } else if (IS("bytes")) {
         report_bytes(task, spider_read_bytes(in));
     } else if (IS("tuple")) {
-        spider_read_tuple(in, (size_t)atoi(parameter));
+        spider_read_tuple(in, (size_t)strtoull(parameter, NULL, 10));
     } else if (IS("struct")) {
         spider_read_struct(in, intern(parameter));
     } else if (IS("variant")) {

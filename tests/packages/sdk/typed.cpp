@@ -166,6 +166,12 @@ SPIDER_VARIANT(motion, Idle, Running, Moved);
 
 using enums = std::map<std::string, std::vector<std::optional<shape>>>;
 
+// More alternatives than a word of 32 bits has.
+#define EIGHT(type) type, type, type, type, type, type, type, type
+using choice = std::variant<EIGHT(std::monostate), EIGHT(state), EIGHT(state), EIGHT(std::monostate), state>;
+SPIDER_VARIANT(choice, a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7, d0,
+               d1, d2, d3, d4, d5, d6, d7, e0);
+
 state no_state()
 {
     return static_cast<state>(100);
@@ -302,6 +308,7 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"no_state", spider::typed<no_state>},
     {"shape", spider::typed<echo<shape>>},
     {"enums", spider::typed<echo<enums>>},
+    {"choice", spider::typed<echo<choice>>},
     {"filled", spider::typed<echo<filled>>},
     {"run", spider::typed<run>},
     {"runs", spider::typed<runs>},
