@@ -13,7 +13,7 @@ import termios
 import tty
 
 import pytest
-from helpers import build, executor, preload, process
+from helpers import executor, preload, process
 from helpers.executor import request
 from helpers.rows import rows
 
@@ -95,7 +95,7 @@ def test_frames_of_many_sizes_up_to_the_largest(spawn):
 
 def test_frames_of_many_sizes_at_once(spawn, build_package):
     """Nothing is written beside the buffer for the largest of them."""
-    child = spawn(env=preload.frame(build_package, "watched"))
+    child = spawn(env=preload.env(build_package, "frame", "watched"))
     output, status = child.finish(b"".join(FRAMES))
     for data in INPUTS:
         body, end = protocol.decode_frame(output)
@@ -106,7 +106,7 @@ def test_frames_of_many_sizes_at_once(spawn, build_package):
 
 @ours
 def test_no_memory_for_the_largest_frame(spawn, build_package):
-    child = spawn(env=preload.frame(build_package, "refused"))
+    child = spawn(env=preload.env(build_package, "frame", "refused"))
     assert cannot_start(child) == "there is no memory for the largest frame"
 
 
@@ -250,17 +250,16 @@ stdin  | 0<&-      | stdin
 stdout | 1>&-      | stdout
 both   | 0<&- 1>&- | stdin
 """
-# A library (libffi 3.5 and later) opens a file of its own under that number.
-EARLY_FILE = {"number is free": False, "number is taken": True}
 
 
 @ours
 @rows("closing, name", CLOSED)
-@rows("early_file", EARLY_FILE)
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
 def test_a_stream_that_is_closed_at_start_is_named(
-    spawn, build_package, closing, name, early_file
+    spawn, build_package, closing, name, taken
 ):
-    env = preload.files(build_package, "early-file") if early_file else {}
+    """A library (libffi 3.5 and later) takes that number for a file of its own."""
+    env = preload.env(build_package, "files", "early-file") if taken else {}
     child = spawn(shell=f'exec "$@" {closing}', env=env)
     text = f"{name} is closed; expected a pipe from the execution manager"
     assert cannot_start(child) == text
@@ -295,7 +294,7 @@ def test_few_descriptors_are_enough(spawn, limit):
 
 @ours
 def test_no_dev_null(spawn, build_package):
-    child = spawn(env=preload.files(build_package, "no-dev-null"))
+    child = spawn(env=preload.env(build_package, "files", "no-dev-null"))
     assert child.serves()
     assert child.call("descriptors", "read_stdin") == [1]
     assert child.call("descriptors", "print:1") == [1]
@@ -305,7 +304,7 @@ def test_no_dev_null(spawn, build_package):
 
 @ours
 def test_neither_stderr_nor_dev_null(spawn, build_package):
-    env = preload.files(build_package, "no-dev-null")
+    env = preload.env(build_package, "files", "no-dev-null")
     child = spawn(shell='exec "$@" 2>&-', env=env)
     assert child.call("descriptors", "print:1") == [1]
     assert child.serves()
@@ -424,19 +423,19 @@ def test_a_task_that_closes_every_descriptor_ends_it(spawn):
     assert child.errors()  # through fd 2
 
 
-needs_cxx = build.needs("C++ compiler")
 PRINTS = r"""
-printf               | descriptors | print:1         | `'printed line 0\n'`
+printf               | descriptors | print:1         | `"printed line 0\n"`
 printf, no newline   | descriptors | print_unflushed | unflushed
-write                | descriptors | write:1         | `'written\n'`
-iostream             | cxx         | print:1         | `'streamed line 0\n'`
+write                | descriptors | write:1         | `"written\n"`
+"""
+CXX_PRINTS = r"""
+iostream             | cxx         | print:1         | `"streamed line 0\n"`
 iostream, no newline | cxx         | print_unflushed | unflushed
 """
-NEEDS_CXX = dict.fromkeys(("iostream", "iostream, no newline"), [needs_cxx])
 
 
 @ours
-@rows("package, task, text", PRINTS, marks=NEEDS_CXX)
+@rows("package, task, text", PRINTS, cxx=CXX_PRINTS)
 def test_prints_are_in_stderr_before_the_reply(spawn, package, task, text):
     child = spawn()
     assert child.call(package, task) in ([1], [0])

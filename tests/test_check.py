@@ -59,7 +59,7 @@ def test_stdout_is_one_line_per_package_and_a_sum(stage):
 @pytest.mark.parametrize("proc", [True, False])
 def test_packages_serve_if_they_answer_in_any_way(package_dir, build_package, proc):
     """Most have no such task. odd returns what is not a payload, cxx fails its way."""
-    env = {} if proc else preload.files(build_package, "no-proc")
+    env = {} if proc else preload.env(build_package, "files", "no-proc")
     status, verdicts, stderr = check(package_dir, **env)
     assert (status, stderr) == (0, [])
     assert list(verdicts) == sorted(os.listdir(package_dir))

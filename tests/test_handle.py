@@ -131,7 +131,7 @@ def test_execute_returns_the_outputs(handle, timeout):
 
 
 FAILURES = """
-failure | integration_test_tasks | always_fail | TaskError | ExecutionError: always_fail:
+failure | integration_test_tasks | always_fail | TaskError | ExecutionError: always_f
 custom     | complex | complex::always_fail       | TaskError | Custom:
 no package | nowhere | t                          | InvalidLibrary |
 """
@@ -141,7 +141,7 @@ no package | nowhere | t                          | InvalidLibrary |
 def test_a_failure_is_raised_and_the_executor_goes_on(
     handle, package, task, variant, text
 ):
-    with pytest.raises(ExecutorError, match=f"{variant}: {text} ?") as raised:
+    with pytest.raises(ExecutorError, match=f"{variant}: {text}") as raised:
         run(handle, task, package=package)
     assert raised.value.variant == variant
     assert run(handle, "fibonacci", 10) == [55]

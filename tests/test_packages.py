@@ -482,7 +482,10 @@ def test_packages_do_not_mix(spawn, packages, add, build_package, how):
     """They export functions of the same names."""
     add("one", odd.declares("one"), "-DVALUE=1")
     add("two", odd.declares("two"), "-DVALUE=2")
-    child = spawn(packages, env=preload.files(build_package, how) if how else {})
+    child = spawn(
+        packages,
+        env=preload.env(build_package, "files", how) if how else {},
+    )
     found = [child.call(name, "answer") for name in ("one", "two") * 2]
     assert found == [[1], [2], [1], [2]]
 

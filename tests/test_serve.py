@@ -177,7 +177,7 @@ back              | -1000000000 | 0
 @ours
 @rows("step, elapsed", STEPS)
 def test_elapsed_us_is_rounded_and_not_negative(spawn, build_package, step, elapsed):
-    child = spawn(env=preload.clock(build_package, step))
+    child = spawn(env=preload.env(build_package, "clock", step))
     assert child.serves()
     for task in ("sleep_and_fail:1", "echo", "no_such_task"):
         child.send(executor.request("buffers", task))
