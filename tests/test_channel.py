@@ -222,13 +222,13 @@ def test_a_terminal(spawn):
 
 
 # What sh does, and words of the ERROR line.
-UNUSUAL = {
-    "endless stdin": ("0</dev/zero", "expected a request tag"),
-    "endless stdin that is full": ("0</dev/full", "expected a request tag"),
-    "stdin for writing": ("0>/dev/null", os.strerror(errno.EBADF)),
-    "stdout that is full": ("1>/dev/full", os.strerror(errno.ENOSPC)),
-    "stdout for reading": ("1</dev/null", os.strerror(errno.EBADF)),
-}
+UNUSUAL = f"""
+endless stdin      | 0</dev/zero | expected a request tag
+full endless stdin | 0</dev/full | expected a request tag
+stdin for writing  | 0>/dev/null | {os.strerror(errno.EBADF)}
+full stdout        | 1>/dev/full | {os.strerror(errno.ENOSPC)}
+stdout for reading | 1</dev/null | {os.strerror(errno.EBADF)}
+"""
 
 
 @ours
