@@ -254,7 +254,13 @@ both   | 0<&- 1>&- | stdin
 
 @ours
 @rows("closing, name", CLOSED)
-@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+@rows(
+    "taken",
+    {
+        "free": False,
+        "taken": True,
+    },
+)
 def test_a_stream_that_is_closed_at_start_is_named(
     spawn, build_package, closing, name, taken
 ):

@@ -87,7 +87,13 @@ def test_a_verdict_is_the_error_and_the_others_are_checked(stage, flag, verdict)
     assert verdicts == {"a": "serves", "c": "serves"}
 
 
-@pytest.mark.parametrize("end", ["abort()", "pause()"], ids=["crash", "hang"])
+@rows(
+    "end",
+    {
+        "crash": "abort()",
+        "hang": "pause()",
+    },
+)
 def test_a_new_executor_loads_again_what_has_served(stage, end):
     """Otherwise two packages that declare one name would both serve."""
     bad = f"-DINIT=({end},number(1))"

@@ -114,7 +114,13 @@ def test_exit_handlers_and_destructors_run(
     assert sorted(trace.take()[-2:]) == ["atexit", "unload"]
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@rows(
+    "busy",
+    {
+        "idle": False,
+        "busy": True,
+    },
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_idle_or_busy(spawn, number, busy):
     child = spawn()
