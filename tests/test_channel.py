@@ -351,11 +351,6 @@ def test_tasks_have_no_pipe_to_the_parent(spawn, task):
     assert task == "list" or sorted(found) == ["0", "1", "2"]
 
 
-@ours
-def test_the_stdin_of_tasks_is_at_its_end(spawn):
-    assert spawn().call("descriptors", "read_stdin") == [1]
-
-
 HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 

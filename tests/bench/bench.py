@@ -53,7 +53,7 @@ class Payload(NamedTuple):
     task: str
     value: object
     block: int
-    measures: tuple[str, ...]
+    measures: tuple
 
 
 PAYLOADS = (

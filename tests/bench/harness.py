@@ -110,8 +110,8 @@ def environment(**more):
 class Block(NamedTuple):
     """What requests in a row took. `cpu_ns` is the executor's for all of them."""
 
-    round_trip_ns: list[int]
-    elapsed_us: list[int]
+    round_trip_ns: list
+    elapsed_us: list
     cpu_ns: int
 
 
