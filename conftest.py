@@ -1,11 +1,7 @@
 """Fixtures: the packages, compiled and staged, and the executor under test."""
 
-from __future__ import annotations
-
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import build
@@ -23,7 +19,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SPIDERS_OWN = ("integration_test_tasks", "complex")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     group = parser.getgroup("spider")
     group.addoption(
         "--executor",
@@ -34,28 +30,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
+def pytest_report_header(config):
     return build.missing()
 
 
 @pytest.fixture(scope="session")
-def executor_command(request: pytest.FixtureRequest) -> list[str]:
+def executor_command(request):
     """The command of the executor under test."""
     path = request.config.getoption("--executor")
     return OWN_COMMAND if path is None else [str(Path(path).resolve())]
 
 
 @pytest.fixture(scope="session")
-def build_package(tmp_path_factory: pytest.TempPathFactory) -> build.PackageBuilder:
+def build_package(tmp_path_factory):
     return build.PackageBuilder(tmp_path_factory.mktemp("libraries"))
 
 
 @pytest.fixture(scope="session")
 def package_dir(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    build_package: build.PackageBuilder,
-) -> Path:
+    request,
+    tmp_path_factory,
+    build_package,
+):
     """A directory with Spider's own packages and every one of tests/packages/."""
     directory = tmp_path_factory.mktemp("packages")
     given = request.config.getoption("--package-dir")
@@ -72,18 +68,18 @@ def package_dir(
 
 
 @pytest.fixture
-def spawn(executor_command: list[str], package_dir: Path) -> Iterator[object]:
+def spawn(executor_command, package_dir):
     """Start executors on pipes: spawn(package_dir, command=..., and Executor's).
 
     After the test the log of each is checked, then its process group is killed.
     """
-    started: list[Executor] = []
+    started = []
 
     def start(
-        package_dir: object = package_dir,
-        command: list[str] = executor_command,
-        **options: Any,
-    ) -> Executor:
+        package_dir=package_dir,
+        command=executor_command,
+        **options,
+    ):
         started.append(Executor(command, package_dir, **options))
         return started[-1]
 
@@ -97,7 +93,7 @@ def spawn(executor_command: list[str], package_dir: Path) -> Iterator[object]:
 
 
 @pytest.fixture
-def handle(executor_command: list[str], package_dir: Path) -> Iterator[ExecutorHandle]:
+def handle(executor_command, package_dir):
     """An ExecutorHandle with the executor under test."""
     with ExecutorHandle(package_dir, executor_command) as handle:
         yield handle

@@ -59,38 +59,41 @@ def test_stdout_is_one_line_per_package_and_a_sum(stage):
 @pytest.mark.parametrize("proc", [True, False])
 def test_packages_serve_if_they_answer_in_any_way(package_dir, build_package, proc):
     """Most have no such task. odd returns what is not a payload, cxx fails its way."""
-    env = {} if proc else preload.files(build_package, "no-proc")
+    env = {} if proc else preload.env(build_package, "files", "no-proc")
     status, verdicts, stderr = check(package_dir, **env)
     assert (status, stderr) == (0, [])
     assert list(verdicts) == sorted(os.listdir(package_dir))
     assert set(verdicts.values()) == {"serves"}
 
 
-@pytest.mark.parametrize(
-    ("flags", "verdict"),
-    [
-        (["-DNO_NAME"], "InvalidLibrary: .*__spider_tdl_package_get_name"),
-        (["-DUNDEFINED"], "InvalidLibrary: .*undefined symbol: nothing_defines_this"),
-        ([odd.declares(b"\xff")], "InvalidUtf8: "),
-        (
-            ['-DINIT=failure("ExecutionError","no\\x20licence")'],
-            "PackageInitError: ExecutionError: no licence",
-        ),
-        (['-DINIT=copied(1,"\\xc1",1)'], "ErrorPayloadDeserializationFailure: "),
-        (["-DINIT=(abort(),number(1))"], ".*SIGABRT"),
-        (["-DINIT=(_exit(7),number(1))"], ".*exit code 7"),
-        (["-DINIT=(pause(),number(1))"], ".*killed"),
-    ],
-    ids=["name", "symbol", "utf8", "init", "error", "crash", "exit", "hang"],
-)
-def test_a_verdict_is_the_error_and_the_others_are_checked(stage, flags, verdict):
-    status, verdicts, _ = check(stage(a=[], bad=flags, c=[]), "--timeout", "1.5")
+VERDICTS = f"""
+name   | -DNO_NAME   | InvalidLibrary: .*__spider_tdl_package_get_name
+symbol | -DUNDEFINED | InvalidLibrary: .*undefined symbol: nothing_defines_this
+utf8   | {odd.declares(bytes([255]))} | InvalidUtf8:
+init   | -DINIT=failure("ExecutionError","no\\x20licence")
+  | PackageInitError: ExecutionError: no licence
+error  | -DINIT=copied(1,"\\xc1",1)   | ErrorPayloadDeserializationFailure:
+crash  | -DINIT=(abort(),number(1)) | .*SIGABRT
+exit   | -DINIT=(_exit(7),number(1)) | .*exit code 7
+hang   | -DINIT=(pause(),number(1)) | .*killed
+"""
+
+
+@rows("flag, verdict", VERDICTS)
+def test_a_verdict_is_the_error_and_the_others_are_checked(stage, flag, verdict):
+    status, verdicts, _ = check(stage(a=[], bad=[flag], c=[]), "--timeout", "1.5")
     assert status == 1
     assert re.match(verdict, verdicts.pop("bad"))
     assert verdicts == {"a": "serves", "c": "serves"}
 
 
-@pytest.mark.parametrize("end", ["abort()", "pause()"], ids=["crash", "hang"])
+@rows(
+    "end",
+    {
+        "crash": "abort()",
+        "hang": "pause()",
+    },
+)
 def test_a_new_executor_loads_again_what_has_served(stage, end):
     """Otherwise two packages that declare one name would both serve."""
     bad = f"-DINIT=({end},number(1))"
@@ -100,13 +103,7 @@ def test_a_new_executor_loads_again_what_has_served(stage, end):
     assert verdicts == {"a": "serves", "c": "DuplicatePackage: a", "d": "serves"}
 
 
-@rows(
-    "given, found",
-    """
-?{}               | `{}`                   | warn
-?{RUST_LOG: info} | `{'RUST_LOG': 'info'}` | info
-""",
-)
+@rows("given, found", {"unset": ({}, "warn"), "set": ({"RUST_LOG": "info"}, "info")})
 def test_executors_log_warnings_if_nothing_else_is_set(stage, given, found):
     level = '-DINIT=(puts(getenv("RUST_LOG")),number(1))'
     assert check(stage(a=[level]), **given) == (0, {"a": "serves"}, [found])

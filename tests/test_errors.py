@@ -6,6 +6,7 @@ import struct
 
 import pytest
 import vectors
+from helpers.rows import rows
 
 from protocol import (
     EXECUTOR_ERROR_VARIANTS,
@@ -61,13 +62,12 @@ def test_errors_are_equal_if_class_variant_and_content_are():
     assert len({*different, TdlError("Custom", "x")}) == len(different)
 
 
-@pytest.mark.parametrize(
-    ("error", "variants", "wrong"),
-    [
-        (TdlError, TDL_ERROR_VARIANTS, "TaskError"),
-        (ExecutorError, EXECUTOR_ERROR_VARIANTS, "Custom"),
-    ],
-    ids=["tdl", "executor"],
+@rows(
+    "error, variants, wrong",
+    {
+        "tdl": (TdlError, TDL_ERROR_VARIANTS, "TaskError"),
+        "executor": (ExecutorError, EXECUTOR_ERROR_VARIANTS, "Custom"),
+    },
 )
 def test_an_unknown_variant_is_refused(error, variants, wrong):
     with pytest.raises(ValueError, match="expected") as caught:

@@ -96,10 +96,12 @@ def test_it_works_however_it_is_started(works, file, tmp_path, command):
     works(words, cwd=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("interpreter", "start"),
-    [(PYTHON, f"#!{PYTHON} -IS"), ("", "#!/usr/bin/env -S python3 -IS")],
-    ids=["given", "default"],
+@rows(
+    "interpreter, start",
+    {
+        "given": (PYTHON, f"#!{PYTHON} -IS"),
+        "default": ("", "#!/usr/bin/env -S python3 -IS"),
+    },
 )
 def test_its_first_line_starts_the_interpreter(works, tmp_path, interpreter, start):
     path = make(tmp_path, interpreter)

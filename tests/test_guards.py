@@ -332,7 +332,13 @@ GONE = "The parent is gone while a task runs."
 
 
 @ours
-@pytest.mark.parametrize("closes_input", [False, True], ids=["stdout", "both"])
+@rows(
+    "closes_input",
+    {
+        "stdout": False,
+        "both": True,
+    },
+)
 @pytest.mark.parametrize("task", ["crashing::hang", "crashing::spin"])
 def test_a_task_ends_when_nobody_reads_stdout(spawn, task, closes_input):
     child = spawn()

@@ -27,17 +27,7 @@ def test_a_name_with_a_lone_surrogate_is_not_sent(names):
 
 
 @pytest.mark.parametrize("at", [4, 12, 20, 28])
-@rows(
-    "size",
-    """
-?1                    | 1
-?2147483648           | 2147483648
-?4294967296           | 4294967296
-?9223372036854775800  | 9223372036854775800
-?9223372036854775808  | 9223372036854775808
-?18446744073709551615 | 18446744073709551615
-""",
-)
+@pytest.mark.parametrize("size", [1, 2**31, 2**32, 2**63 - 8, 2**63, 2**64 - 1])
 def test_a_length_that_leads_out_of_the_body_is_not_located(at, size):
     data = bytearray(36)
     assert locate_request(data, 0, 36) == (20, 0, 28, 0, 36, 0)

@@ -1,7 +1,5 @@
 """What the project says about its version is the same everywhere."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -16,13 +14,13 @@ VERSION_LINES = [
 
 
 @pytest.mark.parametrize(("name", "line"), VERSION_LINES)
-def test_the_newest_version_is_the_program_s(name: str, line: str) -> None:
+def test_the_newest_version_is_the_program_s(name, line):
     path = ROOT / name
     versions = re.findall(line, path.read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[:1] == [spider_executor.__version__]
 
 
-def test_releases_are_listed_newest_first() -> None:
+def test_releases_are_listed_newest_first():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     dates = re.findall(r"^## \[.*\] - (.*)$", text, re.MULTILINE)
     assert dates == sorted(dates, reverse=True)

@@ -5,6 +5,7 @@ import sys
 import pytest
 import vectors
 from helpers.codec import refuses
+from helpers.rows import rows
 
 from protocol import MSGPACK_DEPTH_MAX, ProtocolError, TruncatedError, pack, unpack
 
@@ -24,18 +25,18 @@ def test_subclasses_and_other_types_are_packed(data, value):
     assert pack(value).hex() == data.hex()
 
 
-@pytest.mark.parametrize(
-    ("head", "value"),
-    [
-        pytest.param("daffff", "x" * 65535, id="str 16"),
-        pytest.param("db00010000", "x" * 65536, id="str 32"),
-        pytest.param("c5ffff", b"x" * 65535, id="bin 16"),
-        pytest.param("c600010000", b"x" * 65536, id="bin 32"),
-        pytest.param("dcffff", [None] * 65535, id="array 16"),
-        pytest.param("dd00010000", [None] * 65536, id="array 32"),
-        pytest.param("deffff", vectors.pairs(65535), id="map 16"),
-        pytest.param("df00010000", vectors.pairs(65536), id="map 32"),
-    ],
+@rows(
+    "head, value",
+    {
+        "str 16": ("daffff", "x" * 65535),
+        "str 32": ("db00010000", "x" * 65536),
+        "bin 16": ("c5ffff", b"x" * 65535),
+        "bin 32": ("c600010000", b"x" * 65536),
+        "array 16": ("dcffff", [None] * 65535),
+        "array 32": ("dd00010000", [None] * 65536),
+        "map 16": ("deffff", vectors.pairs(65535)),
+        "map 32": ("df00010000", vectors.pairs(65536)),
+    },
 )
 def test_large_sizes(head, value):
     data = pack(value)
@@ -54,23 +55,18 @@ def test_floats_keep_their_bits(bits):
 KINDS = "None, bool, int, float, str, bytes, list or dict"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        pytest.param(
-            2**64, "a msgpack uint of at most 64 bits, found one of 65 bits", id="2^64"
-        ),
-        pytest.param(
+@rows(
+    "value, text",
+    {
+        "2^64": (2**64, "a msgpack uint of at most 64 bits, found one of 65 bits"),
+        "-2^63 - 1": (
             -(2**63) - 1,
             "a msgpack int of at most 64 bits, found one of 65 bits",
-            id="-2^63 - 1",
         ),
-        pytest.param(
-            "a\ud800", "text, found a lone surrogate at character 1", id="surrogate"
-        ),
-        pytest.param(1j, f"{KINDS}, found complex", id="complex"),
-        pytest.param(memoryview(b"x"), f"{KINDS}, found memoryview", id="memoryview"),
-    ],
+        "surrogate": ("a\ud800", "text, found a lone surrogate at character 1"),
+        "complex": (1j, f"{KINDS}, found complex"),
+        "memoryview": (memoryview(b"x"), f"{KINDS}, found memoryview"),
+    },
 )
 def test_what_cannot_be_packed(value, text):
     for wrapped in (value, [0, value], {"k": (value,)}, {value: "v"}):
@@ -140,13 +136,13 @@ KEYS = b"\x82" + DATA + b"\x01" + DATA + b"\x02"
 
 
 @pytest.mark.parametrize("limit", [1000, 400])
-@pytest.mark.parametrize(
-    ("function", "argument"),
-    [
-        pytest.param(pack, VALUE, id="pack"),
-        pytest.param(unpack, DATA, id="unpack"),
-        pytest.param(unpack, KEYS, id="equal keys"),
-    ],
+@rows(
+    "function, argument",
+    {
+        "pack": (pack, VALUE),
+        "unpack": (unpack, DATA),
+        "equal keys": (unpack, KEYS),
+    },
 )
 def test_no_recursion_error_escapes_from_deep_in_the_stack(function, argument, limit):
     def result():

@@ -5,15 +5,14 @@ from helpers.rows import rows
 
 from protocol import ProtocolError, TruncatedError, pack_values, unpack_values
 
-
-@rows(
-    "values",
-    r"""
+VALUES = r"""
 none      | `[]`
 each kind | `[None, True, -1, 1.5, 'é', b'\x01', [1, [2]], {'k': [3]}]`
 empty     | `['', b'', [], {}]`
-""",
-)
+"""
+
+
+@rows("values", VALUES)
 def test_values_of_a_payload(values):
     payload = pack_values(*values)
     assert unpack_values(payload) == values

@@ -114,7 +114,13 @@ def test_exit_handlers_and_destructors_run(
     assert sorted(trace.take()[-2:]) == ["atexit", "unload"]
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@rows(
+    "busy",
+    {
+        "idle": False,
+        "busy": True,
+    },
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_end_it_idle_or_busy(spawn, number, busy):
     child = spawn()
@@ -152,7 +158,7 @@ def test_running_out_of_memory_in_the_loop_is_an_error(spawn):
 
 @ours
 def test_a_start_without_a_thread_fails_before_any_reply(spawn, build_package):
-    child = spawn(env=preload.threads(build_package))
+    child = spawn(env=preload.env(build_package, "threads"))
     assert child.finish(ECHO) == (b"", 1)
     reason = "can't start new thread"
     assert child.only_error() == {
@@ -251,7 +257,9 @@ alone       | LC_CTYPE=C                    |
 def test_without_proc_tasks_see_no_lc_ctype_of_python(
     environment_of_tasks, build_package, given, seen
 ):
-    hidden = [f"{k}={v}" for k, v in preload.files(build_package, "no-proc").items()]
+    hidden = [
+        f"{k}={v}" for k, v in preload.env(build_package, "files", "no-proc").items()
+    ]
     found = environment_of_tasks([*given.split(), *hidden])
     assert found == sorted([*seen.split(), *hidden])
 
@@ -325,7 +333,7 @@ def test_the_executor_changes_no_limit(spawn, build_package, tmp_path, package_d
 @ours
 def test_the_settings_of_malloc_are_the_operators(spawn, build_package):
     """The preloaded mallopt ends the process."""
-    child = spawn(env=preload.mallopt(build_package))
+    child = spawn(env=preload.env(build_package, "mallopt"))
     assert child.serves()
     assert child.finish() == (b"", 0)
 

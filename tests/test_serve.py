@@ -177,7 +177,7 @@ back              | -1000000000 | 0
 @ours
 @rows("step, elapsed", STEPS)
 def test_elapsed_us_is_rounded_and_not_negative(spawn, build_package, step, elapsed):
-    child = spawn(env=preload.clock(build_package, step))
+    child = spawn(env=preload.env(build_package, "clock", step))
     assert child.serves()
     for task in ("sleep_and_fail:1", "echo", "no_such_task"):
         child.send(executor.request("buffers", task))
@@ -216,16 +216,13 @@ def test_outputs_of_zero_bytes_are_sent_on(spawn, task):
 
 ONE_MORE = RESPONSE_DATA_MAX + 1
 # The task, and the words that its error must have.
-TOO_LARGE = {
-    "outputs, by 1": (f"zeros:{ONE_MORE}", f"outputs of {ONE_MORE} bytes"),
-    "outputs, by far": (f"zeros:{64 << 20}", f"outputs of {64 << 20} bytes"),
-    "outputs without end": ("endless_outputs:0", f"outputs of {2**64 - 1} bytes"),
-    "error, by 1": (
-        f"error_of_size:{ERROR_TEXT_MAX + 1 + 13}",
-        f"an error of {ONE_MORE} bytes",
-    ),
-    "error, by far": (f"error_of_size:{64 << 20}", "an error of 67108875 bytes"),
-}
+TOO_LARGE = f"""
+outputs, by 1       | zeros:{ONE_MORE}  | outputs of {ONE_MORE} bytes
+outputs, by far     | zeros:67108864    | outputs of 67108864 bytes
+outputs without end | endless_outputs:0 | outputs of 18446744073709551615 bytes
+error, by 1   | error_of_size:{ERROR_TEXT_MAX + 1 + 13} | an error of {ONE_MORE} bytes
+error, by far | error_of_size:67108864  | an error of 67108875 bytes
+"""
 
 
 @ours
@@ -290,15 +287,16 @@ def test_an_error_that_fits_arrives_whole(spawn, size):
 
 
 TWO_ENTRIES = protocol.pack({"Custom": "text", "ExecutionError": "text"})
+NOT_UTF8 = b"\x81\xa6Custom\xa2\xff\xfe"
 # Of the last kind, test_errors.py has more. The size is that of the error.
-NO_TDL_ERRORS = {
-    "dangling": ("empty_error_dangling", b"", 0),
-    "NULL": ("empty_error_null", b"", 0),
-    "reserved": ("echo_error:1", b"\xc1" * 1000, 1000),
-    "array": ("echo_error:1", b"\x91" * 100_000, 100_000),
-    "not UTF-8": ("echo_error:1", b"\x81\xa6Custom\xa2\xff\xfe", 11),
-    "two entries": ("echo_error:1", TWO_ENTRIES, len(TWO_ENTRIES)),
-}
+NO_TDL_ERRORS = f"""
+dangling    | empty_error_dangling | `b""` | 0
+NULL        | empty_error_null     | `b""` | 0
+reserved    | echo_error:1 | `{bytes([0xC1] * 1000)}` | 1000
+array       | echo_error:1 | `{bytes([0x91] * 100_000)}` | 100000
+two entries | echo_error:1 | `{TWO_ENTRIES}` | {len(TWO_ENTRIES)}
+not UTF-8   | echo_error:1 | `{NOT_UTF8}` | {len(NOT_UTF8)}
+"""
 OUR_NO_TDL_ERRORS = """
 NULL with length | null_error_with_length:5 | `b''` | 0
 without end      | endless_outputs:1        | `b''` | 0
@@ -335,34 +333,27 @@ def test_a_crash_over_an_error_of_init_names_the_package(spawn, add, tmp_path):
 
 # Package, task and inputs; how many buffers the package returns for the first request
 # and for each later one; how many requests show that memory does not grow.
-OUTCOMES = {
-    "echo": ("buffers", "echo", b"x" * 1000, 1, 1, 20_000),
-    "small": ("buffers", "filled:5000", b"", 1, 1, 20_000),
-    "not copied": ("buffers", "filled:40000", b"", 1, 1, 2_000),
-    "large": ("buffers", "filled:1000000", b"", 1, 1, 100),
-    "error": ("buffers", "echo_error:1", CUSTOM, 1, 1, 20_000),
-    "no TdlError": ("buffers", "echo_error:1", b"garbage " * 100, 1, 1, 20_000),
-    "large error": ("buffers", "error_of_size:5000", b"", 1, 1, 20_000),
-    "empty": ("buffers", "empty_dangling", b"", 0, 0, 20_000),
-    "no such task": ("buffers", "no_such_task", b"", 1, 1, 20_000),
-    "missing": ("missing", "task", b"", 0, 0, 4_000),
-    "init": ("good_init", "answer", b"", 2, 1, 20_000),
-    "init fails": ("bad_init", "answer", b"", 1, 1, 4_000),
-    "init fails oddly": ("garbage_init", "answer", b"", 1, 1, 4_000),
-    "refused": ("refused", "answer", b"", 0, 0, 2_000),
-}
-OUR_OUTCOMES = {
-    "too large": ("buffers", f"zeros:{ONE_MORE}", b"", 1, 1, 20),
-    "too large error": (
-        "buffers",
-        f"error_of_size:{RESPONSE_DATA_MAX}",
-        b"",
-        1,
-        1,
-        20,
-    ),
-    "no name": ("..", "task", b"", 0, 0, 20_000),
-}
+OUTCOMES = f"""
+echo         | buffers | echo           | `{b"x" * 1000}` | 1 | 1 | 20000
+small        | buffers | filled:5000    | `b""` | 1 | 1 | 20000
+not copied   | buffers | filled:40000   | `b""` | 1 | 1 | 2000
+large        | buffers | filled:1000000 | `b""` | 1 | 1 | 100
+error        | buffers | echo_error:1   | `{CUSTOM}` | 1 | 1 | 20000
+no TdlError  | buffers | echo_error:1   | `{b"garbage " * 100}` | 1 | 1 | 20000
+large error  | buffers | error_of_size:5000 | `b""` | 1 | 1 | 20000
+empty        | buffers | empty_dangling | `b""` | 0 | 0 | 20000
+no such task | buffers | no_such_task   | `b""` | 1 | 1 | 20000
+missing      | missing | task           | `b""` | 0 | 0 | 4000
+init         | good_init | answer       | `b""` | 2 | 1 | 20000
+init fails   | bad_init  | answer       | `b""` | 1 | 1 | 4000
+init fails oddly | garbage_init | answer | `b""` | 1 | 1 | 4000
+refused      | refused | answer         | `b""` | 0 | 0 | 2000
+"""
+OUR_OUTCOMES = f"""
+too large       | buffers | zeros:{ONE_MORE} | `b""` | 1 | 1 | 20
+too large error | buffers | error_of_size:{ONE_MORE} | `b""` | 1 | 1 | 20
+no name         | ..      | task           | `b""` | 0 | 0 | 20000
+"""
 EACH_OUTCOME = rows(
     "package, task, raw_inputs, first, later, count", OUTCOMES, ours=OUR_OUTCOMES
 )

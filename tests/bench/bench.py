@@ -8,16 +8,14 @@ round, so that whatever else the machine does falls on all of them alike. The fi
 round is a warm-up.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from contextlib import ExitStack
 from statistics import median
-from typing import Dict, List, NamedTuple
+from typing import NamedTuple
 
 import harness
-from harness import ECHO, TASKS, Block, Peer
+from harness import ECHO, TASKS, Peer
 
 import protocol
 
@@ -45,7 +43,6 @@ CORES = {
     "two": ("on a core each", slice(0, 1), slice(-1, None)),
     "any": ("placed by the kernel", slice(None), slice(None)),
 }
-Commands = Dict[str, List[str]]
 
 
 class Payload(NamedTuple):
@@ -56,7 +53,7 @@ class Payload(NamedTuple):
     task: str
     value: object
     block: int
-    measures: tuple[str, ...]
+    measures: tuple
 
 
 PAYLOADS = (
@@ -69,7 +66,7 @@ PAYLOADS = (
 
 
 class Bench:
-    def __init__(self, commands: Commands, cores: str, rounds: int) -> None:
+    def __init__(self, commands, cores, rounds):
         self.commands = commands
         self.rounds = rounds
         everywhere = sorted(os.sched_getaffinity(0))
@@ -77,11 +74,11 @@ class Bench:
         self.our_cores = everywhere[ours]
         self.their_cores = everywhere[theirs]
 
-    def measure(self, payload: Payload) -> dict[str, dict[str, float]]:
+    def measure(self, payload):
         """Return the figures of each executor."""
         inputs = protocol.pack_values(payload.value)
         frame = harness.request_frame(payload.package, payload.task, inputs)
-        blocks: dict[str, list[Block]] = {name: [] for name in self.commands}
+        blocks = {name: [] for name in self.commands}
         with ExitStack() as stack:
             os.sched_setaffinity(0, self.their_cores)
             peers = {
@@ -96,9 +93,9 @@ class Bench:
                     blocks[name].append(block)
             return {name: figures(blocks[name][1:], peers[name]) for name in peers}
 
-    def starts(self) -> dict[str, float]:
+    def starts(self):
         """Return the milliseconds from the start of each executor to its reply."""
-        times: dict[str, list[int]] = {name: [] for name in self.commands}
+        times = {name: [] for name in self.commands}
         os.sched_setaffinity(0, self.their_cores)
         for number in range(self.rounds // 4):
             harness.progress(f"start, round {number} of {self.rounds // 4}")
@@ -107,7 +104,7 @@ class Bench:
                 times[name].append(taken)
         return {name: median(taken) / 1e6 for name, taken in times.items()}
 
-    def rows(self) -> list[list[str]]:
+    def rows(self):
         table = []
         for payload in PAYLOADS:
             found = self.measure(payload)
@@ -119,7 +116,7 @@ class Bench:
         return table
 
 
-def figures(blocks: list[Block], peer: Peer) -> dict[str, float]:
+def figures(blocks, peer):
     round_trips = []
     overheads = []
     for block in blocks:
@@ -135,13 +132,13 @@ def figures(blocks: list[Block], peer: Peer) -> dict[str, float]:
     }
 
 
-def row(title: str, values: dict[str, float]) -> list[str]:
+def row(title, values):
     floor, *others = values.values()
     cells = [harness.cell(value, floor) for value in others]
     return [title, harness.figure(floor), *cells]
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(
         description="Compare the executor with the least that a C child can do."
     )

@@ -3,8 +3,6 @@
 Everything is built into build/bench/ of the project. Times are taken in driver.c.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import functools
@@ -16,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, NoReturn, Sequence
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "tests" / "bench"
@@ -44,7 +42,7 @@ class BenchError(Exception):
 # ----------------------------------------------------------------------------- build
 
 
-def build(command: Sequence[str]) -> None:
+def build(command):
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -56,14 +54,14 @@ def build(command: Sequence[str]) -> None:
         raise BenchError(f"{shlex.join(command)}\n{done.stdout}")
 
 
-def compile_c(source: Path, target: Path, *flags: str) -> None:
+def compile_c(source, target, *flags):
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler = [os.environ.get("CC", "cc"), "-std=gnu99", "-O2", *flags]
     compiler += [f"-I{ROOT / 'native'}", "-o", str(target)]
     build([*compiler, str(source), "-ldl"])
 
 
-def compile_all() -> None:
+def compile_all():
     """Compile the floor, the driver, and the packages whose tasks are measured."""
     shared = ("-shared", "-fPIC")
     compile_c(BENCH / "floor.c", Path(FLOOR))
@@ -73,12 +71,12 @@ def compile_all() -> None:
         compile_c(directory / f"{name}.c", library, *shared)
 
 
-def python() -> str:
+def python():
     """This Python, and not a link in a virtual environment: a first line is short."""
     return os.path.realpath(sys.executable)
 
 
-def executable_file(interpreter: str) -> str:
+def executable_file(interpreter):
     """Make the executable file with bytecode for this Python; return its path."""
     kind = "interpreter" if interpreter else "env"
     version = sys.version.split()[0]
@@ -96,13 +94,13 @@ def executable_file(interpreter: str) -> str:
 # ------------------------------------------------------------------------- executors
 
 
-def request_frame(package: str, task: str, inputs: bytes) -> bytes:
+def request_frame(package, task, inputs):
     context = protocol.TaskContext().encode()
     execute = protocol.Execute(package, task, context, inputs)
     return protocol.encode_frame(protocol.encode_request(execute))
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**more):
     """Ours, with the packages of the bench, and without logs."""
     variables = dict(os.environ, SPIDER_TDL_PACKAGE_DIR=str(PACKAGES), **more)
     variables.pop("RUST_LOG", None)
@@ -112,13 +110,13 @@ def environment(**more: str) -> dict[str, str]:
 class Block(NamedTuple):
     """What requests in a row took. `cpu_ns` is the executor's for all of them."""
 
-    round_trip_ns: list[int]
-    elapsed_us: list[int]
+    round_trip_ns: list
+    elapsed_us: list
     cpu_ns: int
 
 
 @functools.lru_cache(maxsize=None)
-def _driver() -> ctypes.CDLL:
+def _driver():
     library = ctypes.CDLL(str(BUILD / "driver.so"))
     library.driver_run.restype = ctypes.c_int64
     library.driver_run.argtypes = [
@@ -136,7 +134,7 @@ def _driver() -> ctypes.CDLL:
     return library
 
 
-def _raise_timeout(*_: Any) -> None:
+def _raise_timeout(*_):
     raise BenchError(f"no reply within {DEADLINE_SECONDS} seconds")
 
 
@@ -145,7 +143,7 @@ class Peer:
 
     reply = ctypes.create_string_buffer(REPLY_SIZE_MAX)
 
-    def __init__(self, command: Sequence[str], env: dict[str, str]) -> None:
+    def __init__(self, command, env):
         self.command = command
         stdin, self.to_child = os.pipe()
         self.from_child, stdout = os.pipe()
@@ -156,16 +154,16 @@ class Peer:
             os.close(stdin)
             os.close(stdout)
 
-    def __enter__(self) -> Peer:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_):
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         os.close(self.to_child)
         os.close(self.from_child)
 
-    def run(self, frame: bytes, outputs: bytes, count: int) -> Block:
+    def run(self, frame, outputs, count):
         """Send a request `count` times, each time after the last one's reply.
 
         Raises BenchError if the last outputs are not the expected ones.
@@ -191,7 +189,7 @@ class Peer:
         self._check(size, outputs)
         return Block(list(times), list(elapsed), cpu_ns)
 
-    def _check(self, size: int, outputs: bytes) -> None:
+    def _check(self, size, outputs):
         if size >= 0 and self.reply[OUTPUTS_AT : size - ELAPSED_SIZE] == outputs:
             return
         problem = f"expected a success with {outputs!r:.99}, found {self.reply[:99]!r}"
@@ -201,13 +199,13 @@ class Peer:
             problem = os.strerror(-size)
         raise BenchError(f"{shlex.join(self.command)}: {problem}")
 
-    def peak_memory(self) -> int:
+    def peak_memory(self):
         """In bytes."""
         text = Path(f"/proc/{self.pid}/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def start_ns(command: Sequence[str], env: dict[str, str]) -> int:
+def start_ns(command, env):
     """The time from the start of an executor to its first reply."""
     inputs = protocol.pack_values(1)
     frame = request_frame(ECHO, "echo", inputs)
@@ -220,21 +218,21 @@ def start_ns(command: Sequence[str], env: dict[str, str]) -> int:
 # ---------------------------------------------------------------------------- output
 
 
-def in_turn(names: Sequence[str], round_number: int) -> Sequence[str]:
+def in_turn(names, round_number):
     """The names, in the other order every other round."""
     return names[:: -1 if round_number % 2 else 1]
 
 
-def figure(value: float) -> str:
+def figure(value):
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def cell(value: float, base: float) -> str:
+def cell(value, base):
     """A figure, and what multiple it is of another one."""
     return f"{figure(value)} ({value / base:.2f} ×)"
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head, rows):
     """Print Markdown. The first column holds words, the others figures."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     rule = ["-" * (width - 1) + ":" for width in widths]
@@ -245,13 +243,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print(f"| {' | '.join(padded)} |")
 
 
-def progress(what: str) -> None:
+def progress(what):
     """Say what is measured, on one line of a terminal. The empty string clears it."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[], None]) -> NoReturn:
+def run(main):
     """Run a script's `main`, and say what went wrong in one line."""
     status = 1
     try:
@@ -264,7 +262,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(status)
 
 
-def machine() -> str:
+def machine():
     """Describe the machine for whoever reads the table."""
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     model = found.group(1) if found else "unknown processor"

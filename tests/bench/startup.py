@@ -6,8 +6,6 @@ All ways take turns on one core. The first round is a warm-up, which also writes
 bytecode. Python keeps no bytecode of a script.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time
@@ -20,7 +18,7 @@ from spider_executor import own_command
 BARE = "python3 -IS -c pass, to its end"
 
 
-def ways() -> dict[str, list[str]]:
+def ways():
     python = harness.python()
     program = harness.executable_file(python)
     script = str(harness.ROOT / "spider_executor.py")
@@ -35,18 +33,18 @@ def ways() -> dict[str, list[str]]:
     }
 
 
-def bare_ns(command: list[str], env: dict[str, str]) -> int:
+def bare_ns(command, env):
     start = time.perf_counter_ns()
     os.waitpid(os.posix_spawn(command[0], command, env), 0)
     return time.perf_counter_ns() - start
 
 
-def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, float]:
+def measure(commands, rounds):
     """Return the median of each way in milliseconds."""
     # For the way that starts python3 by env.
     path = f"{os.path.dirname(harness.python())}:{os.environ['PATH']}"
     env = harness.environment(PATH=path)
-    times: dict[str, list[int]] = {name: [] for name in commands}
+    times = {name: [] for name in commands}
     for number in range(1 + rounds):
         harness.progress(f"starts, round {number} of {rounds}")
         for name in harness.in_turn(list(commands), number):
@@ -56,7 +54,7 @@ def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, float]:
     return {name: median(taken[1:]) / 1e6 for name, taken in times.items()}
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(
         description="Measure the ways to start the executor."
     )

@@ -7,8 +7,6 @@ stage, replace                  put a library where an executor looks for it
 TOOLS, has, needs, missing      tools, and the tests that need them
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import os
@@ -34,12 +32,12 @@ CXX = os.environ.get("CXX", _CXX_FOUND) or None
 class PackageBuilder:
     """Compiles a source file into a shared library, once for each set of flags."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory):
         self.directory = directory
-        self.built: dict[tuple[Path, tuple[str, ...]], Path] = {}
+        self.built = {}
         self.numbers = itertools.count()
 
-    def __call__(self, source: Path, *flags: str) -> Path:
+    def __call__(self, source, *flags):
         """Return the library. The first line of a failure is the command."""
         key = (source, flags)
         if key not in self.built:
@@ -48,7 +46,7 @@ class PackageBuilder:
             self.built[key] = library
         return self.built[key]
 
-    def _compile(self, source: Path, library: Path, flags: tuple[str, ...]) -> None:
+    def _compile(self, source, library, flags):
         language = [CC, "-std=gnu99"]
         if source.suffix != ".c":
             language = [str(CXX), "-std=c++17"]
@@ -59,18 +57,18 @@ class PackageBuilder:
         said = done.stderr.decode(errors="replace")
         assert done.returncode == 0, f"failed: {shlex.join(command)}\n{said}"
 
-    def all_of(self, sources: list[Path]) -> list[Path]:
+    def all_of(self, sources):
         """Compile several files, as many at a time as there are processors."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(self, sources))
 
 
-def package_sources() -> list[Path]:
+def package_sources():
     """The files of tests/packages/, those in C++ only if there is a compiler."""
     return sorted(PACKAGES.glob("*.c" if CXX is None else "*.c*"))
 
 
-def stage(package_dir: Path, name: str, library: Path) -> Path:
+def stage(package_dir, name, library):
     """Copy a library to where an executor looks for the package `name`.
 
     An existing file is overwritten, also in processes that have mapped it.
@@ -81,7 +79,7 @@ def stage(package_dir: Path, name: str, library: Path) -> Path:
     return target
 
 
-def replace(package_dir: Path, name: str, library: Path) -> Path:
+def replace(package_dir, name, library):
     """Like `stage`, but processes that have mapped the old file keep it."""
     (package_dir / name / f"lib{name}.so").unlink(missing_ok=True)
     return stage(package_dir, name, library)
@@ -97,7 +95,7 @@ int main(void) { return 0; }
 """
 
 
-def _runs(*command: str) -> bool:
+def _runs(*command):
     """Whether a command, which gets _PROGRAM as its input, ends with 0."""
     try:
         done = subprocess.run(command, input=_PROGRAM, capture_output=True, timeout=60)
@@ -107,7 +105,7 @@ def _runs(*command: str) -> bool:
 
 
 @functools.lru_cache(maxsize=None)
-def unprivileged() -> tuple[str, ...]:
+def unprivileged():
     """The start of a command that runs without root's rights, or that fails."""
     if os.geteuid() != 0:
         return ("env",)
@@ -155,18 +153,18 @@ TOOLS = {
 
 
 @functools.lru_cache(maxsize=None)
-def has(tool: str) -> bool:
+def has(tool):
     return _runs(*TOOLS[tool][1])
 
 
-def needs(*tools: str) -> pytest.MarkDecorator:
+def needs(*tools):
     """A mark that skips a test without these tools."""
     absent = [tool for tool in tools if not has(tool)]
     reason = f"this machine has no {', no '.join(absent)}"
     return pytest.mark.skipif(bool(absent), reason=reason)
 
 
-def missing() -> list[str]:
+def missing():
     """One line for each tool that is not here: what is not run without it."""
     return [
         f"not run: {tests} (no {tool})"

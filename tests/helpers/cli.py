@@ -10,17 +10,14 @@ WITHOUT_RIGHTS, WITHOUT_SIGCHLD, UNREAD_STDOUT  such LINEs: permissions hold for
                                                 SIGCHLD is ignored; nobody reads stdout
 """
 
-from __future__ import annotations
-
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from subprocess import Popen
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helpers import executor
 from helpers.build import ROOT
@@ -30,13 +27,13 @@ COMMAND = [sys.executable, "-IS", str(ROOT / "spider_executor.py")]
 EXEC = 'exec "$@"'
 
 
-def started_by(code: str) -> str:
+def started_by(code):
     """A line of sh for `call`: Python code changes the process before the command."""
     code = f"import os, sys; {code}; os.execv(sys.argv[1], sys.argv[1:])"
     return f"""exec '{sys.executable}' -c '{code}' "$@\""""
 
 
-def prepared_by(code: str) -> str:
+def prepared_by(code):
     """A line of sh for `call`: the command runs in a Python that has run this code."""
     code = f"""
 import sys
@@ -67,7 +64,7 @@ class Done(NamedTuple):
     stderr: str
 
     @property
-    def complaint(self) -> str:
+    def complaint(self):
         """The one line of stderr, without the program's name."""
         name, _, text = self.stderr.partition(": ")
         one_line = (name, text.count("\n")) == ("spider-task-executor", 1)
@@ -75,7 +72,7 @@ class Done(NamedTuple):
         return text.rstrip("\n")
 
 
-def environment(**changes: str) -> dict[str, str]:
+def environment(**changes):
     """This process's environment, changed, without variables that steer an executor."""
     variables = dict(os.environ)
     for name in ("SPIDER_TDL_PACKAGE_DIR", "RUST_LOG", "SPIDER_INSTRUMENT_SLEEP_US"):
@@ -83,28 +80,26 @@ def environment(**changes: str) -> dict[str, str]:
     return {**variables, **changes}
 
 
-def _done(status: int, stdout: bytes, stderr: bytes) -> Done:
+def _done(status, stdout, stderr):
     """A traceback fails the test, whatever the test is about."""
     text = stderr.decode("utf-8")
     assert "Traceback" not in text, f"expected no traceback, found {text}"
     return Done(status, stdout, text)
 
 
-def call(*arguments: object, stdin: bytes = b"", shell: str = EXEC, **env: str) -> Done:
+def call(*arguments, stdin=b"", shell=EXEC, **env):
     """Run the command to its end."""
     command = [*COMMAND, *arguments]
     # A shell of another machine's kind cannot load what the command is to preload.
     if shell != EXEC:
         command = ["sh", "-c", shell, "sh", *command]
-    options: Any = {"env": environment(**env), "timeout": executor.DEADLINE}
+    options = {"env": environment(**env), "timeout": executor.DEADLINE}
     done = subprocess.run(command, input=stdin, capture_output=True, **options)
     return _done(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
-def _started(
-    arguments: tuple[object, ...], output: int, shell: str, env: dict[str, str]
-) -> Iterator[Popen]:
+def _started(arguments, output, shell, env):
     """Start the command in a process group. At the end, kill all of the group."""
     with Popen(
         ["sh", "-c", shell, "sh", *COMMAND, *arguments],
@@ -121,7 +116,7 @@ def _started(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def call_on_terminal(*arguments: object, **env: str) -> Done:
+def call_on_terminal(*arguments, **env):
     """Run the command with stdout and stderr on a terminal. `stderr` has the text."""
     terminal, its_end = os.openpty()
     shown = b""
@@ -137,12 +132,12 @@ def call_on_terminal(*arguments: object, **env: str) -> Done:
 
 
 def interrupt(
-    ready: Callable[[int], object],
-    *arguments: object,
-    number: int,
-    shell: str = EXEC,
-    **env: str,
-) -> Done:
+    ready,
+    *arguments,
+    number,
+    shell=EXEC,
+    **env,
+):
     """Send a signal to the command, not to its children, when `ready(pid)` holds."""
     with _started(arguments, subprocess.PIPE, shell, env) as process:
         executor.wait_for(lambda: ready(process.pid), "the command to be at work")

@@ -10,8 +10,6 @@ Executor                        the process, in these groups:
     stderr, stderr_bytes, log_lines, errors, only_error, check_log
 """
 
-from __future__ import annotations
-
 import json
 import os
 import select
@@ -19,8 +17,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
 
 import protocol
 import spider_executor
@@ -31,22 +27,18 @@ CONTEXT = protocol.TaskContext().encode()
 SHUTDOWN = protocol.encode_frame(protocol.encode_request(protocol.Shutdown()))
 
 
-def raw_request(
-    package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
-) -> bytes:
+def raw_request(package, task, raw_inputs=b"", raw_ctx=CONTEXT):
     """The frame of a request with inputs that need not be a payload."""
     execute = protocol.Execute(package, task, raw_ctx, raw_inputs)
     return protocol.encode_frame(protocol.encode_request(execute))
 
 
-def request(
-    package: str, task: str, *values: object, context: bytes = CONTEXT
-) -> bytes:
+def request(package, task, *values, context=CONTEXT):
     """The frame of a request."""
     return raw_request(package, task, protocol.pack_values(*values), context)
 
 
-def outcome(result: protocol.Result) -> object:
+def outcome(result):
     """A response's outputs as a list of Python values, or its ExecutorError."""
     if isinstance(result.outcome, protocol.Success):
         return protocol.unpack_values(result.outcome.outputs)
@@ -56,13 +48,13 @@ def outcome(result: protocol.Result) -> object:
     return error
 
 
-def _decode_result(body: bytes) -> protocol.Result:
+def _decode_result(body):
     result, end = protocol.decode_response(body)
     assert not body[end:], f"expected the end after {result!r}, found {body[end:]!r}"
     return result
 
 
-def responses(output: bytes) -> list[object]:
+def responses(output):
     """The outcomes of all responses in what an executor wrote.
 
     Raises ProtocolError if the last response is not complete.
@@ -75,7 +67,7 @@ def responses(output: bytes) -> list[object]:
     return found
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
+def wait_for(condition, what):
     """Poll until `condition()` holds."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
@@ -93,12 +85,12 @@ class Executor:
 
     def __init__(
         self,
-        command: list[str],
-        package_dir: object,
-        env: dict[str, str | None] | None = None,
-        shell: str | None = None,
-        **options: Any,
-    ) -> None:
+        command,
+        package_dir,
+        env=None,
+        shell=None,
+        **options,
+    ):
         variables = {
             **os.environ,
             "RUST_LOG": None,
@@ -121,12 +113,12 @@ class Executor:
         self.process = subprocess.Popen(command, **{**defaults, **options})
 
     @property
-    def pid(self) -> int:
+    def pid(self):
         return self.process.pid
 
     # --------------------------------------------------------------------- requests
 
-    def exchange(self, data: bytes, size: int) -> bytes:
+    def exchange(self, data, size):
         """Write `data` and read `size` bytes of stdout, both at once."""
         unsent = memoryview(data)
         received = bytearray()
@@ -137,7 +129,7 @@ class Executor:
                 unsent = unsent[os.write(self.process.stdin.fileno(), unsent) :]
         return bytes(received)
 
-    def _wait_for_pipes(self, reads: bool, writes: bool) -> bool:
+    def _wait_for_pipes(self, reads, writes):
         """Wait until stdout can be read (return True) or stdin written (False)."""
         outputs = [self.process.stdout] if reads else []
         inputs = [self.process.stdin] if writes else []
@@ -148,36 +140,32 @@ class Executor:
         assert readable or writable, f"expected {wanted}, found none; {self._state()}"
         return bool(readable)
 
-    def _read_some(self, size: int) -> bytes:
+    def _read_some(self, size):
         chunk = os.read(self.process.stdout.fileno(), size)
         if not chunk:
             self.wait()
         assert chunk, f"expected {size} more bytes, found the end; {self._state()}"
         return chunk
 
-    def send(self, data: bytes) -> None:
+    def send(self, data):
         """Write all of `data` and read nothing meanwhile."""
         self.exchange(data, 0)
 
-    def read(self, size: int) -> bytes:
+    def read(self, size):
         """Read exactly `size` bytes of stdout."""
         return self.exchange(b"", size)
 
-    def receive(self) -> protocol.Result:
+    def receive(self):
         """Read one response."""
         header = self.read(protocol.FRAME_HEADER_SIZE)
         return _decode_result(self.read(int.from_bytes(header, "big")))
 
-    def call(
-        self, package: str, task: str, *values: object, context: bytes = CONTEXT
-    ) -> object:
+    def call(self, package, task, *values, context=CONTEXT):
         """Run a task; return its outputs or the ExecutorError."""
         self.send(request(package, task, *values, context=context))
         return outcome(self.receive())
 
-    def call_raw(
-        self, package: str, task: str, raw_inputs: bytes = b"", raw_ctx: bytes = CONTEXT
-    ) -> object:
+    def call_raw(self, package, task, raw_inputs=b"", raw_ctx=CONTEXT):
         """The same with bytes; return the outputs' bytes or the ExecutorError."""
         self.send(raw_request(package, task, raw_inputs, raw_ctx))
         result = self.receive()
@@ -185,19 +173,19 @@ class Executor:
             return result.outcome.outputs
         return outcome(result)
 
-    def serves(self) -> bool:
+    def serves(self):
         """Whether a good request gets its reply."""
         return self.call("buffers", "echo", "still", 1) == ["still", 1]
 
     # ---------------------------------------------------------------------- the end
 
-    def close_input(self) -> None:
+    def close_input(self):
         self.process.stdin.close()
 
-    def close_output(self) -> None:
+    def close_output(self):
         self.process.stdout.close()
 
-    def finish(self, data: bytes = b"") -> tuple[bytes, int]:
+    def finish(self, data=b""):
         """Send `data` and the end of the input.
 
         Return the rest of stdout and the exit status.
@@ -205,12 +193,12 @@ class Executor:
         output, _ = self._until_deadline(self.process.communicate, data)
         return output, self.process.returncode
 
-    def end_silently(self) -> None:
+    def end_silently(self):
         """Check that it ends with 0, without output or logs, when stdin ends."""
         found = (*self.finish(), self.stderr())
         assert found == (b"", 0, ""), f"expected a silent end, found {found}"
 
-    def read_to_end(self) -> tuple[bytes, int]:
+    def read_to_end(self):
         """Read stdout to its end without closing stdin.
 
         Return what came and the exit status.
@@ -223,11 +211,11 @@ class Executor:
             output += chunk
         return bytes(output), self.wait()
 
-    def wait(self) -> int:
+    def wait(self):
         """Wait for the end; return the exit status."""
         return self._until_deadline(self.process.wait)
 
-    def _until_deadline(self, function: Callable[..., Any], *arguments: object) -> Any:
+    def _until_deadline(self, function, *arguments):
         try:
             return function(*arguments, timeout=DEADLINE)
         except subprocess.TimeoutExpired:
@@ -235,7 +223,7 @@ class Executor:
                 f"expected the executor's end within {DEADLINE} s; {self._state()}"
             ) from None
 
-    def kill(self) -> None:
+    def kill(self):
         """Kill the process group, and close the pipes and stderr."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
@@ -249,20 +237,20 @@ class Executor:
 
     # ------------------------------------------------------------------------- logs
 
-    def _state(self) -> str:
+    def _state(self):
         return f"exit status {self.process.poll()}, stderr: {self.stderr_bytes()!r}"
 
-    def stderr(self) -> str:
+    def stderr(self):
         """What was written to stderr so far. Bytes that are not UTF-8 fail the test."""
         return self.stderr_bytes().decode("utf-8")
 
-    def stderr_bytes(self) -> bytes:
+    def stderr_bytes(self):
         if self._stderr.closed:
             return self._last_stderr
         fd = self._stderr.fileno()
         return os.pread(fd, os.fstat(fd).st_size, 0)
 
-    def _json_lines(self, start: str) -> list[dict]:
+    def _json_lines(self, start):
         """The lines that begin with `start`. Each must be JSON."""
         found = []
         # Not splitlines: for it, lines end at other characters, too.
@@ -276,21 +264,21 @@ class Executor:
                     ) from None
         return found
 
-    def log_lines(self) -> list[dict]:
+    def log_lines(self):
         """All lines of stderr, which must be JSON."""
         return self._json_lines("")
 
-    def errors(self) -> list[dict]:
+    def errors(self):
         """The ERROR lines of stderr."""
         return [line for line in self._json_lines("{") if line["level"] == "ERROR"]
 
-    def only_error(self) -> dict:
+    def only_error(self):
         """The fields of the log's one ERROR line."""
         errors = self.errors()
         assert len(errors) == 1, f"expected one ERROR line, found {self.stderr()!r}"
         return errors[0]["fields"]
 
-    def check_log(self) -> None:
+    def check_log(self):
         """Whatever happened: stderr is UTF-8 without traceback, its log lines JSON."""
         _, traceback, rest = self.stderr().partition(
             "Traceback (most recent call last)"

@@ -7,31 +7,28 @@ INIT_GOOD                       the flag for an init that succeeds
 Trace                           which functions of the package were called
 """
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
 
-from helpers.build import PACKAGES, PackageBuilder
+from helpers.build import PACKAGES
 
 INIT_GOOD = "-DINIT=number(0)"
 
 
-def build(build_package: PackageBuilder, *flags: str) -> Path:
+def build(build_package, *flags):
     return build_package(PACKAGES / "odd.c", *flags)
 
 
-def _c_string(data: bytes) -> str:
+def _c_string(data):
     """A C string literal of these bytes."""
     octal = "".join(f"\\{byte:03o}" for byte in data)
     return f'"{octal}"'
 
 
-def declares(name: str | bytes) -> str:
+def declares(name):
     return f"-DNAME={_c_string(os.fsencode(name))}"
 
 
-def init_fails(error: bytes) -> str:
+def init_fails(error):
     return f"-DINIT=copied(1,{_c_string(error)},{len(error)})"
 
 
@@ -41,11 +38,11 @@ class Trace:
     `env` is for the environment of the executor.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory):
         self.path = directory / "trace"
         self.env = {"ODD_TRACE": str(self.path)}
 
-    def take(self) -> list[str]:
+    def take(self):
         """The names of the functions called since the last time."""
         if not self.path.exists():
             return []

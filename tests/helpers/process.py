@@ -11,14 +11,12 @@ state(pid, tid)             what a thread does: "R" runs, "S" sleeps; "" after i
 is_gone(pid)                whether it has ended, reaped or not
 """
 
-from __future__ import annotations
-
 import os
 import resource
 from pathlib import Path
 
 
-def _text(pid: int, name: str) -> str:
+def _text(pid, name):
     """The text of a file of /proc/PID; "" if the process has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text()
@@ -26,7 +24,7 @@ def _text(pid: int, name: str) -> str:
         return ""
 
 
-def _field(pid: int, name: str, field: str) -> str:
+def _field(pid, name, field):
     """The first word of a field."""
     text = _text(pid, name)
     for line in text.splitlines():
@@ -35,16 +33,16 @@ def _field(pid: int, name: str, field: str) -> str:
     raise AssertionError(f"expected {field} in /proc/{pid}/{name}, found {text!r}")
 
 
-def memory(pid: int, field: str) -> int:
+def memory(pid, field):
     return int(_field(pid, "status", field)) * 1024
 
 
-def limit_memory(pid: int, more: int) -> None:
+def limit_memory(pid, more):
     limit = memory(pid, "VmData") + more
     resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
-def descriptors(pid: int) -> dict[int, str]:
+def descriptors(pid):
     found = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -54,11 +52,11 @@ def descriptors(pid: int) -> dict[int, str]:
     return found
 
 
-def threads(pid: int) -> list[int]:
+def threads(pid):
     return sorted(map(int, os.listdir(f"/proc/{pid}/task")))
 
 
-def blocked_signals(pid: int, tid: int) -> set[int]:
+def blocked_signals(pid, tid):
     mask = int(_field(pid, f"task/{tid}/status", "SigBlk"), 16)
     return {
         number
@@ -67,20 +65,20 @@ def blocked_signals(pid: int, tid: int) -> set[int]:
     }  # fmt: skip
 
 
-def children(pid: int) -> list[int]:
+def children(pid):
     pids = _text(pid, f"task/{pid}/children")
     return list(map(int, pids.split()))
 
 
-def maps(pid: int) -> str:
+def maps(pid):
     return _text(pid, "maps")
 
 
-def state(pid: int, tid: int) -> str:
+def state(pid, tid):
     # The state follows the program's name, which is in parentheses.
     _, _, rest = _text(pid, f"task/{tid}/stat").rpartition(") ")
     return rest[:1]
 
 
-def is_gone(pid: int) -> bool:
+def is_gone(pid):
     return state(pid, pid) in ("", "Z", "X")

@@ -2,7 +2,7 @@
  * A library for LD_PRELOAD that sees whether each buffer that a package returned is freed, once, and not read afterwards.
  *
  * abi.h reports each buffer to watch_buffer. free() overwrites a watched buffer with 0xDD and keeps it, so that a second
- * free of it is seen and a later read gives other bytes. At the end of the process the file $BUFFER_COUNTS gets a line
+ * free of it is seen and a later read gives other bytes. At the end of the process the file $PRELOADED gets a line
  * "RETURNED FREED FREED_AGAIN".
  */
 #define _GNU_SOURCE
@@ -31,7 +31,7 @@ __attribute__((constructor)) static void start(void)
 __attribute__((destructor)) static void report(void)
 {
     char line[100];
-    const char *path = getenv("BUFFER_COUNTS");
+    const char *path = getenv("PRELOADED");
     int fd = path != NULL && getpid() == process ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600) : -1;
     if (fd >= 0) {
         int size = snprintf(line, sizeof line, "%zu %zu %zu\n", count, freed, freed_again);

@@ -1,5 +1,5 @@
 /*
- * A library for LD_PRELOAD that makes the file system odd, as $ODD_FILES says:
+ * A library for LD_PRELOAD that makes the file system odd, as $PRELOADED says:
  *
  *     inodes        every file has the same device and inode number (the loader does not ask here, and sees the real ones)
  *     no-dev-null   /dev/null does not exist
@@ -19,7 +19,7 @@
 
 static int is_odd(const char *how)
 {
-    const char *set = getenv("ODD_FILES");
+    const char *set = getenv("PRELOADED");
     return set != NULL && strcmp(set, how) == 0;
 }
 

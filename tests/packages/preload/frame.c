@@ -1,6 +1,6 @@
 /*
  * A library for LD_PRELOAD about the buffer for the largest frame, which is the only
- * calloc of more than 8 MiB. As $FRAME_BUFFER says:
+ * calloc of more than 8 MiB. As $PRELOADED says:
  *
  *     refused       there is no memory for it
  *     watched       if something is written beside it, the process aborts at its end
@@ -44,7 +44,7 @@ void *calloc(size_t count, size_t size)
     static void *(*next)(size_t, size_t);
     static uint8_t early[4096];
     static size_t used;
-    const char *how = getenv("FRAME_BUFFER");
+    const char *how = getenv("PRELOADED");
     if (how != NULL && count * size > 8 << 20)
         return strcmp(how, "refused") == 0 ? NULL : watch(count * size);
     if (next == NULL && used == 0) {
