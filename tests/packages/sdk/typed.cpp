@@ -211,6 +211,19 @@ borrowed borrow(std::string_view text, spider_bytes bytes, const std::vector<boo
 // Of two equal keys, the last counts.
 using unordered = std::unordered_map<std::string, int>;
 
+// A conversion that adds to what is there.
+struct total {
+    std::int64_t sum = 0;
+};
+void spider_read(spider_reader *in, total &value)
+{
+    value.sum += spider_read_int64(in);
+}
+void spider_write(spider_writer *out, const total &value)
+{
+    spider_write_int64(out, value.sum);
+}
+
 // An element of a list may be much larger than the byte that announces it.
 struct large {
     std::array<std::uint32_t, 16384> room; // 64 KiB
@@ -303,6 +316,7 @@ SPIDER_TDL_PACKAGE("typed", initialize,
     {"wide", spider::typed<echo<wide_record>>},
     {"shadows", spider::typed<echo<shadows>>},
     {"unordered", spider::typed<echo<unordered>>},
+    {"totals", spider::typed<echo<std::map<std::string, total>>>},
     {"enum", spider::typed<echo<motion>>},
     {"state", spider::typed<echo<state>>},
     {"no_state", spider::typed<no_state>},
