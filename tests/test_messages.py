@@ -4,7 +4,6 @@ import copy
 import pickle
 
 import pytest
-from helpers.rows import rows
 
 import protocol
 from protocol import (
