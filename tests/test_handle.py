@@ -1,5 +1,6 @@
 """ExecutorHandle: its results, its errors, and what it leaves behind."""
 
+import asyncio
 import doctest
 import gc
 import os
@@ -399,6 +400,17 @@ def test_kill_and_the_end_of_a_block_end_a_request(busy, end):
     with pytest.raises(ExecutorCrash, match="SIGKILL"):
         future.result()
     assert_ended(handle)
+
+
+def test_a_block_under_asyncio_can_be_given_up(start):
+    async def give_up(pool):
+        with start() as handle:
+            call = (handle.execute, "crashing", "hang")
+            request = asyncio.get_running_loop().run_in_executor(pool, *call)
+            await asyncio.wait_for(request, 0.3)
+
+    with ThreadPoolExecutor() as pool, pytest.raises(asyncio.TimeoutError):
+        asyncio.run(give_up(pool))
 
 
 def test_kill_ends_an_idle_executor_and_can_be_repeated(start):
