@@ -52,7 +52,7 @@ def test_fuzzed_calls_have_well_formed_outcomes(driver, kitchen_sink):
 
 
 @pytest.mark.parametrize("package", ["complex", "integration_test_tasks"])
-def test_fuzzed_calls_of_the_test_packages_have_well_formed_outcomes(driver, package):
+def test_fuzzed_calls_of_test_packages_have_sound_outcomes(driver, package):
     vectors = [[[[1, 2.5], [-3, 4], [5, 6]]], [[[1, 2]]], [[["x"]]], [[]]]
     cases = [
         Case(f"complex::{task}", payload(a, b), b"")
