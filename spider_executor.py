@@ -1692,7 +1692,7 @@ def _package_names(package_dir: str) -> list[str]:
             files = ["lib.so"]
         if fnmatch.filter(files, "lib*.so"):
             # Names are UTF-8, whatever the locale is.
-            names.append(_show(os.fsencode(name)))
+            names.append(os.fsencode(name).decode("utf-8", "surrogateescape"))
         else:
             others.append(name)
     if others:
