@@ -695,8 +695,11 @@ class TdlPackage:
             raise ExecutorError("InvalidUtf8", text) from None
 
     def _loader_error(self) -> ExecutorError:
-        # The text is bytes, as the path is: the locale has no part in it.
-        return _invalid_library(_show(_libc.dlerror()), self._path)
+        # The text is bytes, as the path is: no locale has a part in it. The loader has
+        # none for a symbol whose address is 0.
+        return _invalid_library(
+            _show(_libc.dlerror() or b"a function of the package is NULL"), self._path
+        )
 
 
 def _too_large(what: str, size: int) -> ExecutorError:

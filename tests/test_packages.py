@@ -592,6 +592,8 @@ file that cannot be read | | link /proc/self/mem |
 big-endian     | | 5 02                | another machine
 many segments  | | 56 ffff             | cut short
 more segments  | | 56 dc00             | cut short
+no address | -DNO_EXECUTE -Wl,--defsym,__spider_tdl_package_execute=0 | whole
+  | a function of the package is NULL
 """
 
 
